@@ -1,0 +1,46 @@
+//! The `gantry` command: one match from subcommand to function.
+
+mod image;
+mod inspect;
+mod receive;
+mod repair;
+mod send;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Lifts whole machines from one platform to another.
+#[derive(Parser)]
+#[command(name = "gantry", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Receive(receive::Args),
+    Send(send::Args),
+    Repair(repair::Args),
+    #[command(subcommand)]
+    Image(image::Command),
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return gantry_initramfs::pid1::main();
+    }
+    let outcome = match Cli::parse().command {
+        Command::Inspect(args) => inspect::run(args),
+        Command::Receive(args) => receive::run(args),
+        Command::Send(args) => send::run(args),
+        Command::Repair(args) => repair::run(args),
+        Command::Image(command) => image::run(command),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("gantry: {error:#}");
+        ExitCode::from(1)
+    })
+}

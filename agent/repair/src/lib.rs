@@ -1,0 +1,1 @@
+//! Makes a replica boot on its new hardware: inspect, plan, apply, check.

@@ -1,0 +1,1 @@
+//! Passes over disks: read, hash, compress, send, write, flush, verify.

@@ -1,0 +1,1 @@
+//! Gantry's protocol, without I/O.

@@ -1,0 +1,1 @@
+//! Boot media from kernel and initramfs: hybrid ISO, USB, PXE tree.

@@ -1,0 +1,1 @@
+//! Starts, drives and observes QEMU machines.
