@@ -5,8 +5,15 @@
 //! questions about disks without touching their content: which disks this machine has, what they carry, whether
 //! they are in use, how a partition table reads and what it looks like after the disk has grown.
 
+pub mod block;
+pub mod buffer;
 pub mod end;
 pub mod error;
+pub mod file;
+mod ioctl;
+pub mod label;
 
+pub use block::BlockDevice;
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
+pub use file::ImageFile;
