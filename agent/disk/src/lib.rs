@@ -7,6 +7,10 @@
 
 pub mod end;
 pub mod error;
+pub mod inventory;
+pub mod roots;
+pub mod size;
+pub mod usage;
 
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
