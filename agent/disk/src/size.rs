@@ -9,7 +9,7 @@ pub fn human(bytes: u64) -> String {
         }
         let whole = bytes >> shift;
         // Tenths, rounded down: a disk is never shown larger than it is.
-        let tenths = (u128::from(bytes) * 10 >> shift) % 10;
+        let tenths = ((u128::from(bytes) * 10) >> shift) % 10;
         return if tenths == 0 { format!("{whole} {unit}") } else { format!("{whole}.{tenths} {unit}") };
     }
     format!("{bytes} B")
