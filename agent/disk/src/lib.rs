@@ -9,8 +9,12 @@ pub mod blkid;
 pub mod end;
 pub mod error;
 pub mod inventory;
+pub mod mark;
+pub mod peek;
+pub mod relation;
 pub mod roots;
 pub mod size;
+pub mod survey;
 pub mod table;
 #[cfg(test)]
 mod testing;

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub use counter::{WriteCounter, write_counter};
+pub(crate) use mounts::mount_sources;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DiskError, ErrorKind, Result};

@@ -56,6 +56,7 @@ impl Machine {
             self.link(&format!("{folder}/device"), self.root().join(format!("sys/devices/{place}")));
         }
         self.link(&format!("sys/block/{name}"), self.root().join(&folder));
+        self.link(&format!("sys/dev/block/{number}"), self.root().join(&folder));
         self.put(&format!("dev/{}", name.replace('!', "/")), vec![0; 65536]);
         folder
     }
@@ -66,6 +67,7 @@ impl Machine {
         self.put(&format!("{folder}/partition"), "1\n");
         self.put(&format!("{folder}/dev"), format!("{number}\n"));
         fs::create_dir_all(self.root().join(format!("{folder}/holders"))).unwrap();
+        self.link(&format!("sys/dev/block/{number}"), self.root().join(&folder));
     }
 
     /// An ATA disk the way libata shows one.

@@ -81,6 +81,12 @@ impl Mounts {
     }
 }
 
+/// The sources of the mounts whose files report the device number `of`.
+pub(crate) fn mount_sources(roots: &Roots, of: DeviceNumber) -> Result<Vec<String>> {
+    let mounts = Mounts::read(roots)?.mounts;
+    Ok(mounts.into_iter().filter(|mount| mount.number == Some(of)).map(|mount| mount.source).collect())
+}
+
 /// Whether the path `text` is the device: by its name, or because it is another node with the same number.
 fn is_node(text: &str, node: &str, number: Option<DeviceNumber>) -> bool {
     if text == node {
