@@ -1,7 +1,6 @@
 //! A block device as a disk end, with O_DIRECT: what is read comes from the device, what is written goes there.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -42,20 +41,15 @@ impl BlockDevice {
         Self::open(path, identity, OpenOptions::new().read(true), libc::O_DIRECT)
     }
 
-    /// Opens a target exclusively: fails when it is mounted, swap, or held by md, dm or another Gantry.
+    /// Opens a target. Whoever does so holds a [`Claim`] as long as it trusts the content.
     pub fn open_target(path: &Path, identity: Identity) -> Result<Self> {
-        Self::open(path, identity, OpenOptions::new().read(true).write(true), libc::O_DIRECT | libc::O_EXCL)
+        Self::open(path, identity, OpenOptions::new().read(true).write(true), libc::O_DIRECT)
     }
 
     fn open(path: &Path, mut identity: Identity, options: &mut OpenOptions, flags: i32) -> Result<Self> {
         let name = path.display().to_string();
-        let file = options.custom_flags(flags | libc::O_CLOEXEC).open(path).map_err(|e| {
-            let mut error = DiskError::io(&name, "opening the device", e);
-            if error.source.as_ref().and_then(io::Error::raw_os_error) == Some(libc::EBUSY) {
-                error.kind = ErrorKind::InUse;
-            }
-            error
-        })?;
+        let file = options.custom_flags(flags | libc::O_CLOEXEC).open(path);
+        let file = file.map_err(|e| DiskError::io(&name, "opening the device", e))?;
         let kind = file.metadata().map_err(|e| DiskError::io(&name, "looking at the device", e))?.file_type();
         if !kind.is_block_device() {
             return Err(DiskError::new(ErrorKind::Unsuitable, name, "opening: this is not a block device"));
@@ -184,5 +178,27 @@ impl WriteAt for BlockDevice {
 
     fn flush(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| DiskError::io(&self.identity.path, "flushing", e))
+    }
+}
+
+/// Exclusive hold of a block device: while it lives, nobody can mount it, swap on it, or bind it to md or dm.
+#[derive(Debug)]
+pub struct Claim {
+    _file: File,
+}
+
+impl Claim {
+    /// Takes hold; fails with `InUse` when somebody else has.
+    pub fn take(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path) {
+            Ok(file) => Ok(Self { _file: file }),
+            Err(e) => {
+                let busy = e.raw_os_error() == Some(libc::EBUSY);
+                let mut error = DiskError::io(name, "taking exclusive hold", e);
+                error.kind = if busy { ErrorKind::InUse } else { ErrorKind::Io };
+                Err(error)
+            }
+        }
     }
 }

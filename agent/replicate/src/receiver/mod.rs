@@ -193,7 +193,7 @@ impl Host {
             Some(session) => session.id,
             None => random::bytes()?,
         };
-        let disks = self.options.disks.iter().map(TargetDisk::info).collect();
+        let disks = self.options.disks.iter().map(|disk| disk.info.clone()).collect();
         let version = Version::V1.number();
         let offer = Message::Offer {
             version,

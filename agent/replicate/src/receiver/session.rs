@@ -15,26 +15,26 @@ use crate::chunkset::ChunkSet;
 use crate::replica::Replica;
 use crate::report::Report;
 
-/// A disk that may take a replica.
+/// A disk of the receiver.
 #[derive(Clone)]
 pub struct TargetDisk {
-    /// The open disk.
-    pub end: Arc<dyn WriteAt>,
-    /// Why it must not be written, in words for both ends; empty if it may.
-    pub refusal: String,
+    /// As it is told to the other end; its `refusal` says why it must not be written, if so.
+    pub info: DiskInfo,
+    /// The open disk; none when it is refused.
+    pub end: Option<Arc<dyn WriteAt>>,
 }
 
 impl TargetDisk {
-    /// The label of an unfinished replica on it, if there is one.
-    pub fn label(&self) -> Result<Option<Label>> {
-        let mut head = vec![0; HEAD.min(self.end.size() as usize)];
-        self.end.read_at(0, &mut head).context("looking for a label")?;
-        Ok(parse(&head))
+    /// A disk that may be written.
+    pub fn usable(end: Arc<dyn WriteAt>) -> Self {
+        Self { info: disk_info(&*end), end: Some(end) }
     }
 
-    /// As it is told to the other end.
-    pub fn info(&self) -> DiskInfo {
-        DiskInfo { refusal: self.refusal.clone(), ..disk_info(&*self.end) }
+    /// The label of an unfinished replica on it, if there is one.
+    fn label(end: &dyn WriteAt) -> Result<Option<Label>> {
+        let mut head = vec![0; HEAD.min(end.size() as usize)];
+        end.read_at(0, &mut head).context("looking for a label")?;
+        Ok(parse(&head))
     }
 }
 
@@ -162,14 +162,12 @@ impl Session {
             let disk = targets
                 .get(usize::from(target))
                 .context("assignment names a target disk that is not there")?;
-            if !disk.refusal.is_empty() {
-                bail!("{}", disk.refusal);
-            }
+            let Some(end) = &disk.end else { bail!("{}: {}", disk.info.path, disk.info.refusal) };
             if disks.iter().any(|d: &SessionDisk| d.target == target) {
-                bail!("target disk {} is assigned twice", disk.end.identity().path);
+                bail!("target disk {} is assigned twice", disk.info.path);
             }
             let sector = SectorSize::try_from(source.sector_size).map_err(anyhow::Error::msg)?;
-            let replica = Replica::new(Arc::clone(&disk.end), source.size, sector)?;
+            let replica = Replica::new(Arc::clone(end), source.size, sector)?;
             let chunks = tree::chunks(source.size);
             let known = Known {
                 durable: ChunkSet::new(chunks),
@@ -179,7 +177,7 @@ impl Session {
                 nodes: vec![tree::zero_chunk(); chunks as usize],
                 rewritten: 0,
             };
-            labels.push(disk.label()?.filter(|label| label.job == job && label.source_size == source.size));
+            labels.push(TargetDisk::label(&**end)?.filter(|label| label.job == job && label.source_size == source.size));
             disks.push(SessionDisk { source: source.clone(), target, replica, known: Mutex::new(known) });
         }
         let old: Vec<&Label> = labels.iter().flatten().collect();

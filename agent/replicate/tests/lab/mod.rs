@@ -130,7 +130,7 @@ pub async fn start_receiver_with(
         code: code(),
         job: *b"testjob1",
         code_valid,
-        disks: vec![TargetDisk { end, refusal: String::new() }],
+        disks: vec![TargetDisk::usable(end)],
         committed: None,
         machine: "target".into(),
         software: "test".into(),
