@@ -25,7 +25,7 @@ pub mod table;
 mod testing;
 pub mod usage;
 
-pub use block::{BlockDevice, Claim};
+pub use block::BlockDevice;
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
 pub use file::ImageFile;
