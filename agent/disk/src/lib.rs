@@ -9,6 +9,7 @@ pub mod blkid;
 pub mod end;
 pub mod error;
 pub mod inventory;
+pub mod loops;
 pub mod mark;
 pub mod peek;
 pub mod relation;
@@ -19,6 +20,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod usage;
+pub mod view;
 
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
