@@ -53,19 +53,15 @@ fn prepare() -> Outcome {
 fn trial(disk: &Path) -> Outcome {
     let peek = Peek::open(disk)?;
     let (size, sector) = (peek.size(), peek.sector_size());
-    let raw = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_SYNC).open(disk)?;
     let aligned = |byte: u8| -> Vec<u8> { vec![byte; MIB as usize] };
     // The medium: label bytes at both ends, content in the middle, all also in the page cache.
     for (at, byte) in [(0, 0x4c), (4 * MIB, 0x11), (size - MIB, 0x4d)] {
         File::options().write(true).open(disk)?.write_all_at(&aligned(byte), at)?;
     }
     let pieces = [(0, aligned(0xaa)), (size - MIB, aligned(0xbb))];
-    let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(disk)?;
-    match View::open("gantry0", disk, size, sector, &pieces) {
-        Ok(_) => return Err("a disk that is held exclusively was taken".into()),
-        Err(error) => println!("held disk: {error}: {:?}", error.source),
-    }
-    drop(held);
+    // As the receiver does, the disk is held exclusively all the time.
+    let held =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL | libc::O_DIRECT).open(disk)?;
     let view = View::open("gantry0", disk, size, sector, &pieces)?;
     let node = File::options().read(true).write(true).open(view.node())?;
     let byte_at = |file: &File, at: u64| -> Result<u8, std::io::Error> {
@@ -108,6 +104,6 @@ fn trial(disk: &Path) -> Outcome {
         Ok(_) => return Err("a view that is in use was closed".into()),
         Err(error) => println!("view in use: {error}: {:?}", error.source),
     }
-    drop((holder, raw));
+    drop((holder, held));
     Ok(())
 }

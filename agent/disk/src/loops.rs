@@ -40,6 +40,7 @@ struct LoopConfig {
 }
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// The requests, by their numbers in `<linux/loop.h>`.
 mod request {
@@ -59,6 +60,8 @@ pub struct Shown {
     pub sector: Option<SectorSize>,
     /// Refuse writes. Only then the backing file is opened read-only.
     pub read_only: bool,
+    /// Go round the page cache of the backing file or device, where it can.
+    pub direct: bool,
 }
 
 /// An attached loop device; detached when dropped.
@@ -131,6 +134,8 @@ impl Drop for Loop {
 }
 
 fn configure(device: &File, file: &File, shown: Shown) -> io::Result<()> {
+    let flags = if shown.read_only { LO_FLAGS_READ_ONLY } else { 0 }
+        | if shown.direct { LO_FLAGS_DIRECT_IO } else { 0 };
     let config = LoopConfig {
         fd: u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?,
         block_size: shown.sector.unwrap_or(SectorSize::B512).bytes(),
@@ -143,7 +148,7 @@ fn configure(device: &File, file: &File, shown: Shown) -> io::Result<()> {
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,
-            flags: if shown.read_only { LO_FLAGS_READ_ONLY } else { 0 },
+            flags,
             file_name: [0; 64],
             crypt_name: [0; 64],
             encrypt_key: [0; 32],
@@ -179,7 +184,7 @@ mod tests {
         let bytes: Vec<u8> = (0..16384u32).map(|at| (at / 512) as u8).collect();
         std::fs::write(file.path(), &bytes).unwrap();
         let shown =
-            Shown { offset: 4096, length: 8192, sector: Some(4096.try_into().unwrap()), read_only: false };
+            Shown { offset: 4096, length: 8192, sector: Some(4096.try_into().unwrap()), ..Shown::default() };
         let attached = match Loop::attach(file.path(), shown) {
             Ok(attached) => attached,
             Err(error) => {

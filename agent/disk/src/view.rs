@@ -9,8 +9,10 @@
 //! no udev cookies to switch off, and errors that say which step failed. Without udev nobody makes `/dev/mapper/NAME`, so
 //! that node is made here too.
 //!
-//! While the view is open device-mapper holds the disk exclusively: who has it open with O_EXCL must close it first. The
-//! disk's own page cache knows nothing of what was written through the view, so it is emptied before and after.
+//! The disk itself also comes through a loop device, with direct I/O. Device-mapper claims what its tables name, and a disk that
+//! the receiver holds with O_EXCL cannot be claimed twice; a loop device claims nothing. So the receiver goes on holding
+//! its disk while repair works on the view, and nobody slips in between. The disk's own page cache knows nothing of what
+//! is written through the view, so it is emptied before and after.
 
 mod dm;
 mod layout;
@@ -36,6 +38,7 @@ pub struct View {
     node: PathBuf,
     name: String,
     disk: PathBuf,
+    through: Option<Loop>,
     pieces: Vec<Piece>,
     open: bool,
 }
@@ -48,10 +51,11 @@ struct Piece {
 }
 
 impl View {
-    /// Shows `disk` (of `size` bytes) with `pieces` (offset, bytes) over it as `/dev/mapper/NAME`.
+    /// Shows `disk` (of `size` bytes) with `pieces` (offset, bytes) over it as `/dev/mapper/NAME`. The caller should hold the
+    /// disk exclusively: the view does not.
     ///
     /// # Errors
-    /// Pieces that overlap, are not whole sectors or lie outside; a disk that somebody holds; no device-mapper.
+    /// Pieces that overlap, are not whole sectors or lie outside; no loop driver or device-mapper.
     pub fn open(
         name: &str,
         disk: &Path,
@@ -77,6 +81,10 @@ impl View {
             node: PathBuf::from("/dev/mapper").join(name),
             name: name.to_owned(),
             disk: disk.to_path_buf(),
+            through: Some(Loop::attach(
+                disk,
+                Shown { sector: Some(sector), direct: true, ..Shown::default() },
+            )?),
             pieces: Vec::new(),
             open: false,
         };
@@ -100,16 +108,12 @@ impl View {
     }
 
     fn target(&self, stretch: &Stretch) -> dm::Linear {
-        let device = match stretch.part {
-            Part::Disk => self.disk.clone(),
-            // Made in `open`, one for each piece.
-            Part::Piece(number) => self
-                .pieces
-                .get(number)
-                .and_then(|piece| piece.device.as_ref())
-                .map(|device| device.node().to_path_buf())
-                .unwrap_or_default(),
+        let source = match stretch.part {
+            Part::Disk => self.through.as_ref(),
+            Part::Piece(number) => self.pieces.get(number).and_then(|piece| piece.device.as_ref()),
         };
+        // All of them were attached before the targets are made.
+        let device = source.map(|source| source.node().to_path_buf()).unwrap_or_default();
         dm::Linear { start: stretch.start, length: stretch.length, device, offset: stretch.offset }
     }
 
@@ -130,6 +134,9 @@ impl View {
             .and_then(|device| device.sync_all())
             .map_err(|error| DiskError::io(&node, "flushing the view", error))?;
         self.remove()?;
+        if let Some(through) = self.through.take() {
+            through.detach()?;
+        }
         let mut contents = Vec::new();
         for piece in &mut self.pieces {
             if let Some(device) = piece.device.take() {
@@ -169,6 +176,7 @@ impl Drop for View {
         if let Err(error) = self.remove() {
             eprintln!("gantry: {error}");
         }
+        self.through = None;
         for piece in &mut self.pieces {
             piece.device = None;
             if let Err(error) = fs::remove_file(&piece.file) {

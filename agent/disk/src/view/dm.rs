@@ -48,7 +48,7 @@ pub(super) fn create(name: &str, targets: &[Linear]) -> Result<u64, Failed> {
         send(Command::Create, request(name, &[])).map_err(failed("making a device-mapper device"))?;
     let device = u64::from_le_bytes(answer[40..48].try_into().unwrap_or_default());
     let started = send(Command::Load, request(name, targets))
-        .map_err(failed("loading its device-mapper table (is the disk held by someone?)"))
+        .map_err(failed("loading its device-mapper table"))
         .and_then(|_| {
             send(Command::Resume, request(name, &[])).map_err(failed("starting the device-mapper device"))
         });
