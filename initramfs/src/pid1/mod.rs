@@ -56,10 +56,7 @@ pub fn main() -> ExitCode {
     let blocked = signals().thread_block();
     let problems = mounts::mount_all();
     let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let (settings, mut complaints) = match cmdline::parse(&line) {
-        Ok(settings) => (settings, Vec::new()),
-        Err((settings, complaints)) => (settings, complaints),
-    };
+    let (settings, mut complaints) = cmdline::parse(&line);
     let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
     let console = Console::open(console::choose(&active, &settings.consoles), Path::new(LOG));
     catch_panics(&console);
@@ -120,9 +117,7 @@ fn start_devices(console: &Console) -> Result<Devices, String> {
 /// The marker and what a person (or a test) wants to see next.
 fn show(console: &Console, network: &Network) {
     console.say(&format!("gantry: appliance {} ready", version()));
-    for (name, address, prefix) in network.addresses() {
-        console.say(&format!("gantry: network {name} {address}/{prefix}"));
-    }
+    network.announce();
     let disks = disks::read(Path::new("/sys"), Path::new("/dev"));
     disks.iter().for_each(|disk| console.say(&format!("gantry: {}", disk.line())));
     if !disks.iter().any(|disk| !disk.boot_medium) {
@@ -163,11 +158,19 @@ fn quiet_kernel(line: &str) {
     let _ = std::fs::write("/proc/sys/kernel/ctrl-alt-del", "0");
 }
 
-/// A panic is a bug of ours. It must neither vanish nor take the machine down: it is shown, and the thread stands still.
+/// A panic is a bug of ours. It must neither vanish nor take the machine down: it is shown, and its thread stands still.
 fn catch_panics(console: &Console) {
     let console = console.clone();
+    let main = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
-        power::stand_still(&console, &format!("a fault in the appliance: {panic}"));
+        if std::thread::current().id() == main {
+            power::stand_still(&console, &format!("a fault in the appliance: {panic}"));
+        }
+        // The others are helpers: without one of them the role may well come to its end.
+        console.say(&format!("gantry: a fault in the appliance: {panic}"));
+        loop {
+            std::thread::park();
+        }
     }));
 }
 

@@ -114,7 +114,7 @@ impl Supervisor<'_> {
         self.child = Child::None;
         match role::next(ended, self.failures, self.settings.then()) {
             Next::Finish(Then::Hold) => {
-                self.console.say("gantry: done; this machine holds. Ctrl-Alt-Del restarts it")
+                self.console.say("gantry: done; this machine holds. Ctrl-Alt-Del restarts it");
             }
             Next::Finish(then) => self.go_down("done", then),
             Next::HoldRefused => {

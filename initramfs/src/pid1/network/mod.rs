@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ struct Shared {
     addressing: Addressing,
     nic: Option<String>,
     links: Mutex<BTreeMap<String, State>>,
+    /// Set once "ready" was said: what comes later gets its marker at once.
+    ready: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -57,7 +60,8 @@ impl Network {
     /// Switches on what is there and begins to look for more. What goes wrong is said on the console.
     pub fn start(settings: &Settings, console: Console) -> Network {
         let (addressing, nic) = (settings.addressing.clone(), settings.nic.clone());
-        let shared = Shared { console, addressing, nic, links: Mutex::default() };
+        let shared =
+            Shared { console, addressing, nic, links: Mutex::default(), ready: AtomicBool::new(false) };
         let network = Network { shared: Arc::new(shared) };
         // The kernel gives the loopback its addresses when it goes up. Its number is always 1.
         if let Err(error) = Netlink::open().and_then(|netlink| netlink.up(1)) {
@@ -112,13 +116,15 @@ impl Network {
         }
     }
 
-    /// The links that have an address: name, address, prefix.
-    pub fn addresses(&self) -> Vec<(String, IpAddr, u8)> {
-        let up = |(name, state): (&String, &State)| match state {
-            State::Up { address, prefix, .. } => Some((name.clone(), *address, *prefix)),
-            _ => None,
-        };
-        self.links().iter().filter_map(up).collect()
+    /// Says the marker of each address there is, and from now on of each that comes.
+    pub fn announce(&self) {
+        let links = self.links();
+        self.shared.ready.store(true, Ordering::SeqCst);
+        for (name, state) in links.iter() {
+            if let State::Up { address, prefix, .. } = state {
+                self.say(&format!("gantry: network {name} {address}/{prefix}"));
+            }
+        }
     }
 
     fn switch_on(&self, link: Link) -> io::Result<()> {
@@ -180,9 +186,18 @@ impl Network {
         {
             self.say(&format!("network: {}: no route through {gateway}: {error}", link.name));
         }
-        self.set(&link.name, State::Up { address, prefix, dns });
-        self.write_resolv_conf();
-        self.say(&format!("gantry: network {} {address}/{prefix}", link.name));
+        let renewed = {
+            let mut links = self.links();
+            let before = links.insert(link.name.clone(), State::Up { address, prefix, dns });
+            let renewed = matches!(before, Some(State::Up { address: before, .. }) if before == address);
+            if !renewed && self.shared.ready.load(Ordering::SeqCst) {
+                self.say(&format!("gantry: network {} {address}/{prefix}", link.name));
+            }
+            renewed
+        };
+        if !renewed {
+            self.write_resolv_conf();
+        }
         Ok(())
     }
 
@@ -201,12 +216,7 @@ impl Network {
         let mut servers: Vec<IpAddr> = Vec::new();
         for state in self.links().values() {
             if let State::Up { dns, .. } = state {
-                dns.iter()
-                    .filter(|server| !servers.contains(server))
-                    .copied()
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .for_each(|server| servers.push(server));
+                servers.extend(dns);
             }
         }
         let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
