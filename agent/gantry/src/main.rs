@@ -41,6 +41,10 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         return gantry_initramfs::pid1::main();
     }
+    // In the appliance the kernel calls us by this name when it needs a module.
+    if gantry_initramfs::modprobe::is_called(std::env::args_os().next().as_deref()) {
+        return gantry_initramfs::modprobe::main(std::env::args());
+    }
     let outcome = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
         Command::Copy(args) => copy::run(args),
