@@ -22,11 +22,6 @@ pub fn software() -> String {
     format!("gantry {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Whether this runs in the appliance.
-pub fn is_appliance() -> bool {
-    std::env::var_os("GANTRY_APPLIANCE").is_some()
-}
-
 /// Prints an error and chooses the exit code: [`REFUSED`] for what only a person can change, else 1.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     println!("gantry: {error:#}");
