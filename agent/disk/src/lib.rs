@@ -5,8 +5,20 @@
 //! questions about disks without touching their content: which disks this machine has, what they carry, whether
 //! they are in use, how a partition table reads and what it looks like after the disk has grown.
 
+pub mod blkid;
 pub mod end;
 pub mod error;
+pub mod inventory;
+pub mod mark;
+pub mod peek;
+pub mod relation;
+pub mod roots;
+pub mod size;
+pub mod survey;
+pub mod table;
+#[cfg(test)]
+mod testing;
+pub mod usage;
 
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
