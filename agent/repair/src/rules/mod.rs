@@ -21,6 +21,7 @@ mod space;
 mod uefi_fallback;
 mod uefi_stub;
 
+pub(crate) use initramfs::wanted as wanted_modules;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::{Edit, digest};
