@@ -6,9 +6,15 @@
 //! they are in use, how a partition table reads and what it looks like after the disk has grown.
 
 pub mod blkid;
+pub mod block;
+pub mod buffer;
 pub mod end;
 pub mod error;
+pub mod file;
 pub mod inventory;
+mod ioctl;
+pub mod label;
+pub mod loops;
 pub mod mark;
 pub mod peek;
 pub mod relation;
@@ -19,6 +25,9 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod usage;
+pub mod view;
 
+pub use block::BlockDevice;
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
+pub use file::ImageFile;

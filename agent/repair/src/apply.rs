@@ -56,19 +56,32 @@ pub struct Done {
     pub seconds: f64,
 }
 
-/// Applies `plan` to the replica it was made for. `id` names the record kept on the replica.
+/// What to apply.
+pub struct Apply<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Names the record kept on the replica.
+    pub id: &'a str,
+    /// A report to be kept beside the originals.
+    pub keep: Option<&'a str>,
+    /// Told each step as it begins.
+    pub tell: &'a (dyn Fn(&str) + Sync),
+}
+
+/// Applies a plan to the replica it was made for.
 ///
 /// # Errors
 /// `Refused` for a blocked plan, `Stale` when the replica or the target changed since, `Guest` when a program of the guest
 /// or the check afterwards failed. After an error the originals are on the replica.
-pub fn apply(how: &Opening, target: &Target, consent: Consent, plan: &Plan, id: &str) -> Result<Report> {
+pub fn apply(how: &Opening, target: &Target, what: &Apply<'_>) -> Result<Report> {
     let begun = Instant::now();
+    let plan = what.plan;
     if plan.is_blocked() {
         return Err(Error::Refused(plan.blockers()));
     }
     let mut report =
         Report { overview: plan.overview.clone(), findings: plan.findings.clone(), ..Report::default() };
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && what.keep.is_none() {
         report.checks.push(String::from("nothing to do"));
         return Ok(report);
     }
@@ -80,10 +93,15 @@ pub fn apply(how: &Opening, target: &Target, consent: Consent, plan: &Plan, id: 
         )));
     }
     replica.open_all()?;
-    let mut keeper = Keeper::begin(&replica.root, id, &plan.facts)?;
+    let mut keeper = Keeper::begin(&replica.root, what.id, &plan.facts)?;
+    if let Some(text) = what.keep {
+        let path = format!("{}/report.json", keeper.directory());
+        replica.root.replace(&path, &mut text.as_bytes(), 0o600)?;
+    }
     for step in &plan.steps {
         let begun = Instant::now();
         let edit = &step.proposed.edit;
+        (what.tell)(&edit.summary());
         perform(&replica, &mut keeper, edit).map_err(|e| with_place(e, keeper.directory()))?;
         report.done.push(Done {
             rule: step.proposed.rule.clone(),
@@ -94,11 +112,10 @@ pub fn apply(how: &Opening, target: &Target, consent: Consent, plan: &Plan, id: 
     }
     report.originals = keeper.directory().to_string();
     // Facts are taken before the record is closed, so that a failed check leaves it open.
-    let after = check(&replica, target, consent)?;
+    report.checks.extend(check(&replica, target)?);
     keeper.end()?;
-    report.checks.extend(after);
     replica.close_and_check()?;
-    report.checks.push(String::from("filesystems checked after unmounting"));
+    report.checks.push(String::from("filesystems are sound after unmounting"));
     report.seconds = seconds(begun);
     Ok(report)
 }
@@ -118,12 +135,12 @@ fn with_place(error: Error, directory: &str) -> Error {
 }
 
 /// The facts anew: no rule may have anything left to propose.
-fn check(replica: &Replica, target: &Target, consent: Consent) -> Result<Vec<String>> {
+fn check(replica: &Replica, target: &Target) -> Result<Vec<String>> {
     // Swap signatures are read with the disks, which were read at the start.
     let disks = replica.nodes.iter().map(|n| disks::read(n)).collect::<Result<Vec<_>>>()?;
     let mut facts = inspect::facts(replica, target)?;
     facts.disks = disks;
-    let (left, _) = rules::run(&facts, consent);
+    let (left, _) = rules::run(&facts, Consent::default());
     if let Some(first) = left.edits.first() {
         return Err(Error::Guest(format!(
             "the check failed: after repair there is still to do: {}",

@@ -72,8 +72,8 @@ pub fn plan(how: &Opening, target: &Target, consent: Consent) -> Result<Plan> {
 ///
 /// # Errors
 /// See [`apply::apply`].
-pub fn apply_plan(how: &Opening, target: &Target, consent: Consent, plan: &Plan, id: &str) -> Result<Report> {
-    mounts::apart(|| apply::apply(how, target, consent, plan, id))
+pub fn apply_plan(how: &Opening, target: &Target, what: &apply::Apply<'_>) -> Result<Report> {
+    mounts::apart(|| apply::apply(how, target, what))
 }
 
 /// Takes back the newest repair; returns where its record lies on the replica.

@@ -88,6 +88,11 @@ impl Plan {
         self.findings.iter().any(|f| f.severity == Severity::Blocker)
     }
 
+    /// Whether it gives up a suspended system's memory: then consent was given when it was made.
+    pub fn voids_hibernation(&self) -> bool {
+        self.steps.iter().any(|s| matches!(s.proposed.edit, Edit::VoidHibernation { .. }))
+    }
+
     /// The reasons that block it, with remedies.
     pub fn blockers(&self) -> String {
         let all = self.findings.iter().filter(|f| f.severity == Severity::Blocker);

@@ -139,6 +139,7 @@ pub struct DiskState {
 }
 
 /// All that two ends say.
+#[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Proof of the code; the dialler's first message, then the listener's.
@@ -168,8 +169,6 @@ pub enum Message {
     },
     /// Chunks that are all zero.
     Zeroes { epoch: u64, pass: u32, disk: u16, extent: Extent },
-    /// Last message of a pass on a data stream.
-    Barrier { pass: u32 },
     /// The sender has sent all of a pass; `chunks` counts those in Chunk and Zeroes messages.
     EndPass { pass: u32, chunks: u64 },
     /// Chunks that a flush has made durable.
@@ -211,7 +210,6 @@ impl Message {
             Self::StartPass { .. } => 7,
             Self::Chunk { .. } => 8,
             Self::Zeroes { .. } => 9,
-            Self::Barrier { .. } => 10,
             Self::EndPass { .. } => 11,
             Self::Ack { .. } => 12,
             Self::PassDone { .. } => 13,
@@ -280,9 +278,6 @@ impl Message {
             }
             Self::Zeroes { epoch, pass, disk, extent } => {
                 e.u64(*epoch).u32(*pass).u16(*disk).u64(extent.first).u64(extent.count);
-            }
-            Self::Barrier { pass } => {
-                e.u32(*pass);
             }
             Self::EndPass { pass, chunks } => {
                 e.u32(*pass).u64(*chunks);
@@ -373,7 +368,6 @@ impl Message {
                 disk: d.u16("disk")?,
                 extent: decode_extent(&mut d)?,
             },
-            10 => Self::Barrier { pass: d.u32("pass")? },
             11 => Self::EndPass { pass: d.u32("pass")?, chunks: d.u64("chunks")? },
             12 => Self::Ack { pass: d.u32("pass")?, disk: d.u16("disk")?, extents: decode_extents(&mut d)? },
             13 => Self::PassDone { pass: d.u32("pass")?, differing: d.u64("differing")? },
