@@ -1,5 +1,5 @@
 //! Two ends on the loopback, image files, and a proxy between them that can cut.
-#![allow(dead_code, reason = "each test file uses its share")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests; each file uses its share")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
