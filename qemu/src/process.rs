@@ -5,6 +5,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 
 use crate::limit::Limit;
 
@@ -14,7 +17,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// A child that is killed when this value is dropped, and by the kernel when this process dies.
 ///
 /// `setpriv --pdeathsig` asks the kernel for the second. The kernel ties that to the *thread* that started the child, so a
-/// thread of our own starts it and lives until the child has closed its standard output.
+/// thread of our own starts it and stays until the child has ended: one that left when the output closed would kill a child
+/// that is still on its way out.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -42,10 +46,14 @@ impl Process {
             .spawn(move || {
                 let mut started = guarded.spawn();
                 let output = started.as_mut().ok().and_then(|child| child.stdout.take());
+                let id = started.as_ref().ok().and_then(|child| i32::try_from(child.id()).ok()).map(Pid::from_raw);
                 // A receiver that is gone means the owner died: the child is dead with it, or ends at its closed input.
                 let _ = sender.send(started);
                 if let Some(output) = output {
                     serve(output);
+                }
+                if let Some(id) = id {
+                    await_end(id);
                 }
             })
             .context("starting a thread")?;
@@ -97,6 +105,12 @@ impl Process {
     }
 }
 
+/// Waits until a child of this process has ended, and leaves it to its owner to collect.
+fn await_end(id: Pid) {
+    // An error means that the owner has collected it already.
+    while waitid(Id::Pid(id), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if let Err(error) = self.kill() {
@@ -128,6 +142,11 @@ mod tests {
         assert!(nix::sys::signal::kill(id, None).is_ok());
         drop(process);
         assert!(nix::sys::signal::kill(id, None).is_err());
+    }
+
+    #[test]
+    fn a_child_that_closes_its_output_before_it_ends_is_left_to_end() {
+        assert_eq!(start("exec >&-; sleep 0.3; exit 5").wait(Limit::quiet(10)).unwrap().code(), Some(5));
     }
 
     #[test]
