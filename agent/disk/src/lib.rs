@@ -5,8 +5,27 @@
 //! questions about disks without touching their content: which disks this machine has, what they carry, whether
 //! they are in use, how a partition table reads and what it looks like after the disk has grown.
 
+pub mod blkid;
+pub mod block;
+pub mod buffer;
 pub mod end;
 pub mod error;
+pub mod file;
+pub mod inventory;
+mod ioctl;
+pub mod label;
+pub mod mark;
+pub mod peek;
+pub mod relation;
+pub mod roots;
+pub mod size;
+pub mod survey;
+pub mod table;
+#[cfg(test)]
+mod testing;
+pub mod usage;
 
+pub use block::{BlockDevice, Claim};
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
+pub use file::ImageFile;

@@ -1,0 +1,214 @@
+//! The whole disks of this machine, from sysfs.
+//!
+//! Everything is taken from `/sys/block`: it needs no privilege, no udev and no open device. What is not a disk of
+//! this machine is left out with a reason, so that a person who misses one learns why: loop, RAM and zram devices,
+//! optical and floppy drives, device-mapper, md and other stacked devices, drives without a medium, and boot media,
+//! that is any medium whose ISO 9660 volume id is the one our own media carry.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod medium;
+mod names;
+mod select;
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use medium::{VOLUME_ID, carries_boot_medium};
+pub use names::Transport;
+pub use select::{describe, select};
+
+use crate::end::{Identity, SectorSize};
+use crate::error::{DiskError, Result};
+use crate::roots::{Roots, attribute, names_in, number};
+
+/// A block device's number, as in sysfs `dev` and in `/proc/self/mountinfo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeviceNumber {
+    /// Driver.
+    pub major: u32,
+    /// Device or partition of that driver.
+    pub minor: u32,
+}
+
+impl DeviceNumber {
+    /// Reads "8:1".
+    pub fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+/// A whole disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The kernel's name: "sda", "nvme0n1".
+    pub name: String,
+    /// Path, serial, WWN and model.
+    pub identity: Identity,
+    /// Number of its node.
+    pub number: DeviceNumber,
+    /// Bytes.
+    pub size: u64,
+    /// Logical sector size.
+    pub sector: SectorSize,
+    /// Physical sector size in bytes.
+    pub physical_sector: u32,
+    /// How it is attached.
+    pub transport: Transport,
+    /// The driver of its controller ("ahci", "virtio_blk"); empty when sysfs names none.
+    pub driver: String,
+    /// The kernel refuses writes.
+    pub read_only: bool,
+    /// The medium can be taken out.
+    pub removable: bool,
+}
+
+/// A block device that is not counted as a disk, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its node.
+    pub path: String,
+    /// The reason, for a person.
+    pub reason: String,
+    /// It is a medium that this appliance starts from. Never a target.
+    pub boot_medium: bool,
+}
+
+/// What `/sys/block` holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Disks, in natural order of their names (sda, sdb, sdaa).
+    pub disks: Vec<Disk>,
+    /// Everything else.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Lists the whole disks of the machine. Only `/sys` not being there is an error.
+pub fn scan(roots: &Roots) -> Result<Inventory> {
+    let folder = roots.sys.join("block");
+    let entries = fs::read_dir(&folder)
+        .map_err(|source| DiskError::io(folder.display().to_string(), "listing block devices", source))?;
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    let mut inventory = Inventory::default();
+    for name in names {
+        match look(roots, &name) {
+            Ok(disk) => inventory.disks.push(disk),
+            Err(left_out) => inventory.left_out.push(left_out),
+        }
+    }
+    Ok(inventory)
+}
+
+/// One entry of `/sys/block`: a disk, or why it is none.
+fn look(roots: &Roots, name: &str) -> Result<Disk, LeftOut> {
+    let folder = roots.block(name);
+    let node = roots.node(name);
+    let path = node.display().to_string();
+    let leave =
+        |reason: &str, boot_medium| LeftOut { path: path.clone(), reason: reason.to_owned(), boot_medium };
+    let has_our_medium = || medium::carries_boot_medium(&node).unwrap_or(false);
+
+    if let Some(reason) = class_of_no_disk(name) {
+        let optical = name.starts_with("sr") && has_our_medium();
+        return Err(leave(if optical { "boot medium (optical)" } else { reason }, optical));
+    }
+    let device = fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
+    if device.starts_with(roots.sys.canonicalize().unwrap_or_default().join("devices/virtual/block")) {
+        return Err(leave("virtual device", false));
+    }
+    if number(&folder.join("hidden")) == Some(1) {
+        return Err(leave("hidden path of a multipath device", false));
+    }
+    let size = number(&folder.join("size")).unwrap_or(0).saturating_mul(512);
+    if size == 0 {
+        return Err(leave("no medium", false));
+    }
+    let number_of = attribute(&folder.join("dev")).and_then(|text| DeviceNumber::parse(&text));
+    let Some(device_number) = number_of else {
+        return Err(leave("no device number in sysfs", false));
+    };
+    let sector = number(&folder.join("queue/logical_block_size")).unwrap_or(512);
+    let Some(sector) = u32::try_from(sector).ok().and_then(|bytes| SectorSize::try_from(bytes).ok()) else {
+        return Err(leave(&format!("sectors of {sector} bytes are not supported"), false));
+    };
+    if has_our_medium() {
+        return Err(leave("boot medium (a disk or USB stick that carries the Gantry image)", true));
+    }
+    let physical =
+        number(&folder.join("queue/physical_block_size")).and_then(|bytes| u32::try_from(bytes).ok());
+    let (transport, driver) = names::attachment(roots, name);
+    Ok(Disk {
+        name: name.to_owned(),
+        identity: names::identity(roots, name, path),
+        number: device_number,
+        size,
+        sector,
+        physical_sector: physical.unwrap_or(sector.bytes()),
+        transport,
+        driver,
+        read_only: number(&folder.join("ro")) == Some(1),
+        removable: number(&folder.join("removable")) == Some(1),
+    })
+}
+
+/// Names of devices that are no disks of a machine, whatever their size.
+fn class_of_no_disk(name: &str) -> Option<&'static str> {
+    let numbered = |prefix: &str| {
+        name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let table: &[(&str, &str)] = &[
+        ("loop", "loop device"),
+        ("ram", "RAM disk"),
+        ("zram", "compressed RAM disk"),
+        ("sr", "optical drive"),
+        ("fd", "floppy drive"),
+        ("dm-", "device-mapper device"),
+        ("md", "md array"),
+        ("nbd", "network block device"),
+        ("bcache", "bcache device"),
+        ("drbd", "DRBD device"),
+        ("rbd", "Ceph block device"),
+        ("zd", "ZFS volume"),
+        ("mtdblock", "flash partition"),
+    ];
+    if name.starts_with("mmcblk") && (name.contains("boot") || name.ends_with("rpmb")) {
+        return Some("boot area of an eMMC");
+    }
+    if name.starts_with("md_") {
+        return Some("md array");
+    }
+    table.iter().find(|(prefix, _)| numbered(prefix)).map(|(_, reason)| *reason)
+}
+
+/// A partition of a disk as the kernel sees it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelPartition {
+    /// "sda1".
+    pub name: String,
+    /// Its node's number.
+    pub number: DeviceNumber,
+    /// Its folder in sysfs.
+    pub(crate) folder: PathBuf,
+}
+
+/// The partitions the kernel has made for the disk called `name`.
+pub fn partitions(roots: &Roots, name: &str) -> Vec<KernelPartition> {
+    let folder = roots.block(name);
+    names_in(&folder)
+        .into_iter()
+        .filter(|entry| folder.join(entry).join("partition").exists())
+        .filter_map(|entry| {
+            let folder = folder.join(&entry);
+            let number = DeviceNumber::parse(&attribute(&folder.join("dev"))?)?;
+            Some(KernelPartition { name: entry, number, folder })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! What a disk carries, before anyone is allowed to erase it (law 2).
+//!
+//! A disk is blank only when nothing at all is found: no signature, no partition table (not even a damaged one), no label
+//! of a session, and no byte other than zero in the first MiB, the last MiB and a thousand samples between. At most 6 MiB
+//! are read of a device. A file is blank when none of its data extents holds a byte other than zero.
+
+mod bytes;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blkid::{Area, Probe, probe_area, signatures};
+use crate::end::{Geometry, Identity};
+use crate::error::{DiskError, ErrorKind, Result};
+use crate::peek::Peek;
+use crate::size::human;
+use crate::table::{self, Kind, Table, type_name};
+
+/// One thing that lives on a disk. Its text is for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum Finding {
+    /// A partition table.
+    Table {
+        /// Its kind.
+        kind: Kind,
+        /// How many partitions it has.
+        partitions: usize,
+    },
+    /// A partition table that cannot be used.
+    BadTable {
+        /// Why.
+        reason: String,
+    },
+    /// A partition.
+    Partition {
+        /// Its number.
+        number: u32,
+        /// Bytes.
+        size: u64,
+        /// What its entry says it is.
+        purpose: String,
+        /// GPT name, or empty.
+        name: String,
+        /// What it carries.
+        content: Probe,
+    },
+    /// A signature on the whole disk.
+    Signature {
+        /// "ext4", "LVM2_member", …
+        kind: String,
+        /// Label, or empty.
+        label: String,
+    },
+    /// A label of an unfinished or finished replication.
+    Label {
+        /// The label's own words.
+        text: String,
+    },
+    /// A byte that is not zero.
+    Data {
+        /// Where.
+        at: u64,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table { kind, partitions } => {
+                let kind = if *kind == Kind::Gpt { "GPT" } else { "MBR" };
+                let plural = if *partitions == 1 { "" } else { "s" };
+                write!(f, "{kind} partition table with {partitions} partition{plural}")
+            }
+            Self::BadTable { reason } => write!(f, "a partition table that cannot be used: {reason}"),
+            Self::Partition { number, size, purpose, name, content } => {
+                write!(f, "partition {number}: {}, {purpose}", human(*size))?;
+                if !name.is_empty() {
+                    write!(f, " \"{name}\"")?;
+                }
+                write!(f, ", {}", content_words(content))
+            }
+            Self::Signature { kind, label } if label.is_empty() => write!(f, "{kind} on the whole disk"),
+            Self::Signature { kind, label } => write!(f, "{kind} \"{label}\" on the whole disk"),
+            Self::Label { text } => f.write_str(text),
+            Self::Data { at } => write!(f, "data at byte {at}"),
+        }
+    }
+}
+
+/// What a probe found, in words: `ext4 "root"`.
+pub fn content_words(probe: &Probe) -> String {
+    if probe.ambivalent {
+        return "several contradicting signatures".to_owned();
+    }
+    match (probe.kind.as_str(), probe.label.as_str()) {
+        ("", _) if probe.table.is_empty() => "nothing known".to_owned(),
+        ("", _) => format!("a {} partition table", probe.table),
+        (kind, "") => kind.to_owned(),
+        (kind, label) => format!("{kind} \"{label}\""),
+    }
+}
+
+/// What a disk carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survey {
+    /// Nothing was found: it may be written without asking.
+    pub blank: bool,
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// Its partition table, if it has a readable one.
+    pub table: Option<Table>,
+}
+
+/// More partitions than this are counted but not looked into.
+const MOST_PROBED: usize = 128;
+
+/// Looks at the device or file at `path`.
+pub fn survey(path: &Path) -> Result<Survey> {
+    let disk = Peek::open(path)?;
+    let mut findings = Vec::new();
+    let mut table = None;
+    if disk.size() > 0 {
+        match table::read(&disk) {
+            Ok(found) => table = found,
+            Err(error) if error.kind == ErrorKind::Unsuitable => {
+                findings.push(Finding::BadTable { reason: error.operation });
+            }
+            Err(error) => return Err(error),
+        }
+        if let Some(table) = &table {
+            findings.extend(table_findings(path, table)?);
+        }
+        let sector = (!disk.is_device()).then_some(disk.sector_size());
+        for found in signatures(path, Area { sector, ..Area::default() })? {
+            if found.usage == "partition table" && (table.is_some() || !findings.is_empty()) {
+                continue;
+            }
+            findings.push(Finding::Signature { kind: found.kind, label: found.label });
+        }
+        let at = if disk.is_device() { bytes::in_samples(&disk)? } else { bytes::in_extents(&disk)? };
+        // The place says something only to someone who has nothing better to go by.
+        findings.extend(at.filter(|_| findings.is_empty()).map(|at| Finding::Data { at }));
+    }
+    Ok(Survey { blank: findings.is_empty(), findings, table })
+}
+
+fn table_findings(path: &Path, table: &Table) -> Result<Vec<Finding>> {
+    let real = || table.partitions.iter().filter(|part| !part.container);
+    let mut findings = vec![Finding::Table { kind: table.kind, partitions: real().count() }];
+    for part in real().take(MOST_PROBED) {
+        let area = Area { offset: part.start, length: part.length, sector: None };
+        findings.push(Finding::Partition {
+            number: part.number,
+            size: part.length,
+            purpose: type_name(&part.type_id).to_owned(),
+            name: part.name.clone(),
+            // A partition that lies outside the disk cannot be probed; its entry is finding enough.
+            content: probe_area(path, area).unwrap_or_default(),
+        });
+    }
+    Ok(findings)
+}
+
+impl Survey {
+    /// The refusal to write to a disk that carries something: what lives there, and how to allow it all the same.
+    pub fn refusal(&self, identity: &Identity, size: u64) -> DiskError {
+        let mut text = format!("refused, because it is not blank ({}):", human(size));
+        for finding in &self.findings {
+            text.push_str(&format!("\n  {finding}"));
+        }
+        text.push_str(&format!("\nTo erase all of that, name it: --erase {}", erase_name(identity)));
+        DiskError::new(ErrorKind::NotBlank, &identity.path, text)
+    }
+}
+
+/// What `--erase` should be given: the serial, else the WWN, else the path.
+pub fn erase_name(identity: &Identity) -> String {
+    let name = [&identity.serial, &identity.wwn, &identity.path].into_iter().find(|name| !name.is_empty());
+    let name = name.cloned().unwrap_or_default();
+    if name.contains(|c: char| c.is_whitespace()) { format!("'{name}'") } else { name }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Whether this machine is using a disk right now, and how much has been written to it.
+//!
+//! A disk is in use when it, one of its partitions, or a device stacked on one of these (dm, md, bcache: sysfs
+//! `holders`, followed to the top) is mounted, is swap, backs a loop device, or belongs to a mounted btrfs. ZFS and
+//! others that claim a device without leaving a trace in sysfs are caught by [`claimed`].
+
+mod counter;
+mod mounts;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+pub use counter::{WriteCounter, write_counter};
+pub(crate) use mounts::mount_sources;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{DiskError, ErrorKind, Result};
+use crate::inventory::{DeviceNumber, Disk, partitions};
+use crate::roots::{Roots, attribute, names_in};
+
+/// One way in which a disk is in use. `device` is the node that is used: the disk, a partition or a device on top.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum Use {
+    /// A filesystem on it is mounted.
+    Mounted {
+        /// The node in use.
+        device: String,
+        /// Where.
+        at: String,
+    },
+    /// The kernel swaps to it.
+    Swap {
+        /// The node in use.
+        device: String,
+    },
+    /// Another block device is built on it.
+    Held {
+        /// The node in use.
+        device: String,
+        /// What holds it: "md array md0", "device-mapper volume vg-root".
+        by: String,
+    },
+    /// A loop device is attached to it.
+    Loop {
+        /// The node in use.
+        device: String,
+        /// The loop device.
+        by: String,
+    },
+    /// It cannot be opened exclusively, and sysfs does not say why.
+    Claimed {
+        /// The node in use.
+        device: String,
+    },
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mounted { device, at } => write!(f, "{device} is mounted on {at}"),
+            Self::Swap { device } => write!(f, "{device} is used as swap"),
+            Self::Held { device, by } => write!(f, "{device} is part of {by}"),
+            Self::Loop { device, by } => write!(f, "{device} is attached to {by}"),
+            Self::Claimed { device } => {
+                write!(f, "{device} is claimed by something that sysfs does not name (ZFS, another copy?)")
+            }
+        }
+    }
+}
+
+/// Everything that uses `disk` now; empty when it is free. Needs no privilege.
+pub fn in_use(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
+    let mounts = mounts::Mounts::read(roots)?;
+    let mut uses = Vec::new();
+    let mut seen = vec![disk.name.clone()];
+    let mut queue = VecDeque::from([disk.name.clone()]);
+    while let Some(name) = queue.pop_front() {
+        let mut layers = vec![(name.clone(), number_of(roots, &name), roots.block(&name))];
+        layers.extend(
+            partitions(roots, &name).into_iter().map(|part| (part.name, Some(part.number), part.folder)),
+        );
+        for (layer, number, folder) in layers {
+            let device = roots.node(&layer).display().to_string();
+            mounts.uses_of(&layer, number, &device, &mut uses);
+            for holder in names_in(&folder.join("holders")) {
+                uses.push(Use::Held { device: device.clone(), by: holder_words(roots, &holder) });
+                // A chain of holders cannot be a loop, but a made-up or racing sysfs may look like one.
+                if !seen.contains(&holder) {
+                    seen.push(holder.clone());
+                    queue.push_back(holder);
+                }
+            }
+        }
+    }
+    Ok(uses)
+}
+
+fn number_of(roots: &Roots, name: &str) -> Option<DeviceNumber> {
+    DeviceNumber::parse(&attribute(&roots.block(name).join("dev"))?)
+}
+
+fn holder_words(roots: &Roots, holder: &str) -> String {
+    let folder = roots.block(holder);
+    if let Some(name) = attribute(&folder.join("dm/name")) {
+        return format!("device-mapper volume {name} ({holder})");
+    }
+    if holder.starts_with("md") {
+        return format!("md array {holder}");
+    }
+    holder.to_owned()
+}
+
+/// Whether something has claimed the disk or a partition of it: an exclusive open fails with EBUSY. Nothing is read.
+///
+/// # Errors
+/// The errors of opening: usually no permission.
+pub fn claimed(path: &Path) -> Result<bool> {
+    let opened =
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path);
+    match opened {
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
+        Err(error) => Err(DiskError::io(path.display().to_string(), "opening exclusively", error)),
+    }
+}
+
+/// [`in_use`], with [`claimed`] asked when sysfs shows nothing. What `send` and `receive` call before they open a disk.
+pub fn free_or_why(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
+    let mut uses = in_use(roots, disk)?;
+    if uses.is_empty() && claimed(Path::new(&disk.identity.path))? {
+        uses.push(Use::Claimed { device: disk.identity.path.clone() });
+    }
+    Ok(uses)
+}
+
+/// An `InUse` error that names every use.
+pub fn refusal(disk: &Disk, uses: &[Use]) -> DiskError {
+    let list = uses.iter().map(Use::to_string).collect::<Vec<_>>().join("; ");
+    DiskError::new(ErrorKind::InUse, &disk.identity.path, format!("the disk is in use: {list}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{fake::Machine, scan};
+
+    fn words(machine: &Machine) -> Vec<String> {
+        let disk = scan(&machine.roots).unwrap().disks.remove(0);
+        let dev = format!("{}/", machine.roots.dev.display());
+        in_use(&machine.roots, &disk).unwrap().iter().map(|used| used.to_string().replace(&dev, "")).collect()
+    }
+
+    fn with_partitions() -> Machine {
+        let machine = Machine::new();
+        let disk = machine.ata("sda", "8:0", "QM1");
+        machine.partition(&disk, "sda1", "8:1");
+        machine.partition(&disk, "sda2", "8:2");
+        machine
+    }
+
+    #[test]
+    fn a_free_disk_is_free() {
+        assert_eq!(words(&with_partitions()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn mounts_are_found_by_number_and_by_source() {
+        let machine = with_partitions();
+        let dev = machine.roots.dev.display();
+        machine.put(
+            "proc/self/mountinfo",
+            format!(
+                "30 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n\
+                 31 1 8:17 / /other rw - ext4 /dev/sdb1 rw\n\
+                 32 1 0:44 /@home /home\\040dir rw - btrfs {dev}/sda2 rw\n"
+            ),
+        );
+        assert_eq!(words(&machine), ["sda1 is mounted on /", "sda2 is mounted on /home dir"]);
+    }
+
+    #[test]
+    fn every_member_of_a_mounted_btrfs_is_in_use() {
+        let machine = with_partitions();
+        machine.put("proc/self/mountinfo", "32 1 0:44 / /srv rw - btrfs /dev/sdz rw\n");
+        machine.put("sys/fs/btrfs/1234-uuid/devices/sda2/dev", "8:2\n");
+        assert_eq!(words(&machine), ["sda2 is part of the mounted btrfs 1234-uuid"]);
+    }
+
+    #[test]
+    fn swap_and_loop_devices_count() {
+        let machine = with_partitions();
+        let dev = machine.roots.dev.display().to_string();
+        machine
+            .put("proc/swaps", format!("Filename Type Size Used Priority\n{dev}/sda2 partition 100 0 -2\n"));
+        machine.device("loop3", "virtual", "7:3", 8);
+        machine.put("sys/devices/virtual/block/loop3/loop/backing_file", format!("{dev}/sda1\n"));
+        let mut words = words(&machine);
+        words.sort();
+        assert_eq!(words, ["sda1 is attached to loop3", "sda2 is used as swap"]);
+    }
+
+    #[test]
+    fn holders_are_followed_to_the_mount_at_the_top() {
+        let machine = with_partitions();
+        let dev = machine.roots.dev.display().to_string();
+        machine.put("sys/block/sda/sda2/holders/md0", "");
+        let md = machine.device("md0", "virtual", "9:0", 8);
+        machine.put(&format!("{md}/holders/dm-0"), "");
+        let dm = machine.device("dm-0", "virtual", "252:0", 8);
+        machine.put(&format!("{dm}/dm/name"), "vg-root\n");
+        machine.put(&format!("{dm}/holders/md0"), "");
+        machine.put("proc/self/mountinfo", "30 1 252:0 / / rw - ext4 /dev/mapper/vg-root rw\n");
+        let words = words(&machine);
+        assert_eq!(words[0], "sda2 is part of md array md0");
+        assert_eq!(words[1], "md0 is part of device-mapper volume vg-root (dm-0)");
+        assert_eq!(words[2], "dm-0 is mounted on /", "{dev}");
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_an_error_and_a_file_is_not_claimed() {
+        assert!(claimed(Path::new("/nonexistent/disk")).is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!claimed(file.path()).unwrap());
+    }
+
+    /// Needs root and a disk that the system runs on; the negative control of [`claimed`].
+    #[test]
+    fn the_disk_this_system_runs_on_is_in_use() {
+        let roots = Roots::default();
+        let disks = scan(&roots).unwrap().disks;
+        let used: Vec<_> = disks.iter().filter(|disk| !in_use(&roots, disk).unwrap().is_empty()).collect();
+        let Some(disk) = used.first() else {
+            eprintln!("not run: no disk of this machine is in use as far as can be seen (a container?)");
+            return;
+        };
+        match claimed(Path::new(&disk.identity.path)) {
+            Ok(claimed) => assert!(claimed, "{}", disk.identity.path),
+            Err(error) => eprintln!("not run: {error}"),
+        }
+    }
+}

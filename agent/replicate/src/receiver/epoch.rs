@@ -1,0 +1,475 @@
+//! One epoch at the receiver: from the assignment to the loss of the link or the end of the session.
+//!
+//! The loop owns the epoch's state; streams and threads send it what they did. It ends at the first failure of any
+//! part, and [`run`] returns only when every write that was begun has ended, so the caller may start the next epoch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use gantry_disk::WriteAt;
+use gantry_wire::limits::{CHUNK, EXTENTS};
+use gantry_wire::message::{Extent, PassKind};
+use gantry_wire::tree::Hash;
+use gantry_wire::{Message, Stage};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::session::{Finish, Session, SessionDisk};
+use super::work::{Incoming, compare, write_chunk, write_zeroes};
+use crate::chunkset::ChunkSet;
+use crate::event::{Event, Events};
+use crate::link::{Inbox, LinkReader, Outbox, SILENCE};
+use crate::pool::{Pool, Queue};
+
+/// Disk threads of an epoch.
+const THREADS: usize = 4;
+/// A flush is begun after this many bytes, or [`FLUSH_EVERY`].
+const FLUSH_BYTES: u64 = 256 << 20;
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What streams and threads report to the loop.
+enum Work {
+    Written { disk: u16, extent: Extent },
+    Compared { disk: u16, first: u64, count: u64, differing: u64 },
+    Failed(anyhow::Error),
+}
+
+struct Pass {
+    number: u32,
+    kind: PassKind,
+    began: Instant,
+    written: u64,
+    compared: u64,
+    differing: u64,
+    expected: Option<u64>,
+}
+
+/// The streams that join an epoch.
+pub type Joins = mpsc::Receiver<LinkReader>;
+
+/// Runs the epoch until [`Message::Finish`] (true) or an error. Drains before it returns.
+pub async fn run(
+    session: &mut Session,
+    inbox: &mut Inbox,
+    outbox: &Outbox,
+    joins: &mut Joins,
+    events: &Events,
+) -> Result<()> {
+    let pool = Pool::start("disk", THREADS).context("starting disk threads")?;
+    let (report, work) = mpsc::unbounded_channel();
+    let open_pass = watch::Sender::new((0, None));
+    let mut epoch = Epoch {
+        disks: Arc::clone(&session.disks),
+        number: session.epoch,
+        queue: pool.queue(),
+        report,
+        work,
+        streams: Vec::new(),
+        pass: None,
+        open_pass,
+        unflushed: HashMap::new(),
+        unflushed_bytes: 0,
+        flushing: None,
+        received: 0,
+    };
+    let outcome = epoch.run(session, inbox, outbox, joins, events).await;
+    // Streams first: they hold queues. Then whatever the threads have taken.
+    let flushing = epoch.flushing.take();
+    drop(epoch);
+    tokio::task::yield_now().await;
+    pool.join().await;
+    if let Some((flush, _)) = flushing {
+        drop(flush.await);
+    }
+    outcome
+}
+
+struct Epoch {
+    disks: Arc<Vec<SessionDisk>>,
+    number: u64,
+    queue: Queue,
+    report: mpsc::UnboundedSender<Work>,
+    work: mpsc::UnboundedReceiver<Work>,
+    streams: Vec<AbortOnDropHandle<()>>,
+    pass: Option<Pass>,
+    /// Number of the newest pass, and its kind while it is open: data streams look here.
+    open_pass: watch::Sender<(u32, Option<PassKind>)>,
+    unflushed: HashMap<u16, Vec<Extent>>,
+    unflushed_bytes: u64,
+    flushing: Option<(JoinHandle<Result<()>>, HashMap<u16, Vec<Extent>>)>,
+    received: u64,
+}
+
+enum Action {
+    Message(Message),
+    Join(LinkReader),
+    Work(Work),
+    Flushed(Result<()>),
+    Flush,
+    Progress,
+}
+
+impl Epoch {
+    async fn run(
+        &mut self,
+        session: &mut Session,
+        inbox: &mut Inbox,
+        outbox: &Outbox,
+        joins: &mut Joins,
+        events: &Events,
+    ) -> Result<()> {
+        let mut flush = tokio::time::interval(FLUSH_EVERY);
+        let mut progress = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            let action = tokio::select! {
+                message = inbox.next() => Action::Message(message?),
+                Some(join) = joins.recv() => Action::Join(join),
+                Some(work) = self.work.recv() => Action::Work(work),
+                done = flushed(&mut self.flushing) => Action::Flushed(done),
+                _ = flush.tick() => Action::Flush,
+                _ = progress.tick() => Action::Progress,
+            };
+            match action {
+                Action::Message(Message::StartPass { pass, kind }) => self.start_pass(pass, kind).await?,
+                Action::Message(Message::Digests { pass, disk, first, nodes }) => {
+                    self.digests(pass, disk, first, nodes).await?;
+                }
+                Action::Message(Message::EndPass { pass, chunks }) => {
+                    let current = self.current(pass)?;
+                    current.expected = Some(chunks);
+                }
+                Action::Message(Message::Roots { roots }) => {
+                    let ours = self.roots(&roots, events)?;
+                    outbox.say(Message::Roots { roots: ours }).await?;
+                }
+                Action::Message(Message::Finish) => {
+                    ensure!(self.pass.is_none(), "Finish in the middle of a pass");
+                    for disk in self.disks.iter() {
+                        ensure!(disk.root().is_some(), "Finish before {} was verified", disk.source.path);
+                    }
+                    return Ok(());
+                }
+                Action::Message(other) => bail!("message {} has no place in an epoch", other.tag()),
+                Action::Join(reader) => self.serve_stream(reader),
+                Action::Work(Work::Failed(error)) => return Err(error),
+                Action::Work(Work::Written { disk, extent }) => self.written(disk, extent),
+                Action::Work(Work::Compared { disk, first, count, differing }) => {
+                    let Some(pass) = &mut self.pass else { bail!("a comparison outlived its pass") };
+                    pass.compared += count;
+                    pass.differing += u64::from(differing.count_ones());
+                    outbox.say(Message::Wanted { pass: pass.number, disk, first, differing }).await?;
+                }
+                Action::Flushed(done) => {
+                    done.context("flushing")?;
+                    self.acknowledge(outbox).await?;
+                }
+                Action::Flush => self.begin_flush(),
+                Action::Progress => self.tell_progress(events),
+            }
+            if self.unflushed_bytes >= FLUSH_BYTES {
+                self.begin_flush();
+            }
+            self.end_pass(session, outbox, events).await?;
+        }
+    }
+
+    fn current(&mut self, number: u32) -> Result<&mut Pass> {
+        match &mut self.pass {
+            Some(pass) if pass.number == number => Ok(pass),
+            _ => bail!("pass {number} is not the current pass"),
+        }
+    }
+
+    fn disk(&self, disk: u16) -> Result<&SessionDisk> {
+        self.disks.get(usize::from(disk)).with_context(|| format!("disk {disk} is not in this session"))
+    }
+
+    async fn start_pass(&mut self, number: u32, kind: PassKind) -> Result<()> {
+        ensure!(self.pass.is_none(), "a pass begins before the last one is acknowledged");
+        let newest = self.open_pass.borrow().0;
+        ensure!(number > newest, "pass {number} begins after pass {newest}");
+        for disk in self.disks.iter() {
+            let mut known = disk.known();
+            known.claimed.clear();
+            known.wanted.clear();
+        }
+        if kind == PassKind::Compare {
+            // Read-back means: from the medium, after a flush.
+            let disks = Arc::clone(&self.disks);
+            let flush = tokio::task::spawn_blocking(move || flush_all(&disks));
+            flush.await.context("flushing")??;
+        }
+        let began = Instant::now();
+        self.pass = Some(Pass { number, kind, began, written: 0, compared: 0, differing: 0, expected: None });
+        self.open_pass.send_replace((number, Some(kind)));
+        Ok(())
+    }
+
+    async fn digests(&mut self, pass: u32, disk: u16, first: u64, nodes: Vec<Hash>) -> Result<()> {
+        ensure!(self.current(pass)?.kind == PassKind::Compare, "digests in a full pass");
+        let index = disk;
+        let disk = self.disk(disk)?;
+        let count = nodes.len() as u64;
+        ensure!(first + count <= disk.chunks(), "digests behind the end of {}", disk.source.path);
+        claim(&mut disk.known().claimed, first, count)?;
+        let (disks, report) = (Arc::clone(&self.disks), self.report.clone());
+        let job = move || {
+            let disk = &disks[usize::from(index)];
+            let work = match compare(disk, first, &nodes) {
+                Ok(differing) => {
+                    let mut known = disk.known();
+                    for i in (0..count).filter(|i| differing & (1 << i) != 0) {
+                        known.wanted.insert(first + i);
+                    }
+                    Work::Compared { disk: index, first, count, differing }
+                }
+                Err(error) => Work::Failed(error),
+            };
+            // The loop may be gone; then nobody needs to know.
+            drop(report.send(work));
+        };
+        ensure!(self.queue.submit(job).await, "the disk threads are gone");
+        Ok(())
+    }
+
+    fn serve_stream(&mut self, reader: LinkReader) {
+        let stream = Stream {
+            disks: Arc::clone(&self.disks),
+            epoch: self.number,
+            open_pass: self.open_pass.subscribe(),
+            queue: self.queue.clone(),
+            report: self.report.clone(),
+        };
+        self.streams.push(AbortOnDropHandle::new(tokio::spawn(stream.serve(reader))));
+    }
+
+    fn written(&mut self, disk: u16, extent: Extent) {
+        self.unflushed.entry(disk).or_default().push(extent);
+        let bytes = extent.count * CHUNK;
+        self.unflushed_bytes += bytes;
+        self.received += bytes;
+        if let Some(pass) = &mut self.pass {
+            pass.written += extent.count;
+        }
+    }
+
+    fn begin_flush(&mut self) {
+        if self.flushing.is_some() || self.unflushed.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.unflushed);
+        self.unflushed_bytes = 0;
+        let disks = Arc::clone(&self.disks);
+        let touched: Vec<u16> = batch.keys().copied().collect();
+        let flush = tokio::task::spawn_blocking(move || {
+            touched.iter().try_for_each(|disk| disks[usize::from(*disk)].replica.flush())?;
+            Ok(())
+        });
+        self.flushing = Some((flush, batch));
+    }
+
+    /// After a good flush: what was written before it began is durable, and the sender is told.
+    async fn acknowledge(&mut self, outbox: &Outbox) -> Result<()> {
+        let Some((_, batch)) = self.flushing.take() else { return Ok(()) };
+        let number = self.pass.as_ref().map_or(0, |pass| pass.number);
+        for (disk, extents) in batch {
+            self.disks[usize::from(disk)].set_durable(&extents);
+            for extents in extents.chunks(EXTENTS) {
+                outbox.say(Message::Ack { pass: number, disk, extents: extents.to_vec() }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the pass when all that was sent is written and durable.
+    async fn end_pass(&mut self, session: &mut Session, outbox: &Outbox, events: &Events) -> Result<()> {
+        let Some(Pass { expected: Some(expected), written, .. }) = self.pass else { return Ok(()) };
+        ensure!(written <= expected, "{written} chunks came in a pass of {expected}");
+        if written < expected {
+            return Ok(());
+        }
+        if self.flushing.is_some() || !self.unflushed.is_empty() {
+            self.begin_flush();
+            return Ok(());
+        }
+        let Some(pass) = self.pass.take() else { return Ok(()) };
+        self.open_pass.send_replace((pass.number, None));
+        let phase = match pass.kind {
+            PassKind::Full => {
+                let missing: u64 = self.disks.iter().map(|d| d.chunks() - d.known().durable.count()).sum();
+                ensure!(missing == 0, "the full pass ended with {missing} chunks missing");
+                session.full = false;
+                "full"
+            }
+            PassKind::Compare => {
+                let all: u64 = self.disks.iter().map(SessionDisk::chunks).sum();
+                ensure!(pass.compared == all, "the compare pass left {} chunks out", all - pass.compared);
+                "compare"
+            }
+        };
+        session.report.phase(phase, pass.began);
+        self.tell_progress(events);
+        events.tell(Event::PassDone { phase, differing: pass.differing });
+        outbox.say(Message::PassDone { pass: pass.number, differing: pass.differing }).await
+    }
+
+    fn roots(&self, theirs: &[Hash], events: &Events) -> Result<Vec<Hash>> {
+        ensure!(theirs.len() == self.disks.len(), "roots of {} disks", theirs.len());
+        let mut ours = Vec::new();
+        for (disk, theirs) in self.disks.iter().zip(theirs) {
+            let root = disk.root().with_context(|| format!("{} is not verified yet", disk.source.path))?;
+            ensure!(root == *theirs, "the roots of {} differ", disk.source.path);
+            let target = disk.replica.end().identity().path.clone();
+            events.tell(Event::Verified { disk: target, root: gantry_wire::tree::hex(&root) });
+            ours.push(root);
+        }
+        Ok(ours)
+    }
+
+    fn tell_progress(&self, events: &Events) {
+        let Some(pass) = &self.pass else { return };
+        let total: u64 = self.disks.iter().map(|disk| disk.source.size).sum();
+        let (phase, done) = match pass.kind {
+            PassKind::Full => {
+                ("full", self.disks.iter().map(|d| d.known().durable.count()).sum::<u64>() * CHUNK)
+            }
+            PassKind::Compare => ("compare", pass.compared * CHUNK),
+        };
+        events.tell(Event::Progress { phase, done: done.min(total), total, sent: self.received });
+    }
+}
+
+async fn flushed(flushing: &mut Option<(JoinHandle<Result<()>>, HashMap<u16, Vec<Extent>>)>) -> Result<()> {
+    match flushing {
+        Some((flush, _)) => flush.await.context("the flush broke off")?,
+        None => std::future::pending().await,
+    }
+}
+
+fn flush_all(disks: &[SessionDisk]) -> Result<()> {
+    disks.iter().try_for_each(|disk| disk.replica.flush()).context("flushing before the read-back")
+}
+
+fn claim(set: &mut ChunkSet, first: u64, count: u64) -> Result<()> {
+    for index in first..first + count {
+        ensure!(set.insert(index), "chunk {index} came twice in one pass");
+    }
+    Ok(())
+}
+
+/// Serves one data stream: checks each frame and gives it to a thread.
+struct Stream {
+    disks: Arc<Vec<SessionDisk>>,
+    epoch: u64,
+    open_pass: watch::Receiver<(u32, Option<PassKind>)>,
+    queue: Queue,
+    report: mpsc::UnboundedSender<Work>,
+}
+
+impl Stream {
+    /// The kind of pass `number`, which must be the open one. A frame may overtake its StartPass, which comes on the
+    /// control link: then it waits. A frame of an older pass is refused (law 4).
+    async fn kind_of(&mut self, number: u32) -> Result<PassKind> {
+        let arrived = self.open_pass.wait_for(|(open, _)| *open >= number);
+        let arrived = timeout(SILENCE, arrived).await.context("a frame without a pass")?;
+        match *arrived.context("the epoch is over")? {
+            (open, Some(kind)) if open == number => Ok(kind),
+            (open, _) => bail!("a frame of pass {number}, but pass {open} is open or done"),
+        }
+    }
+
+    async fn serve(mut self, mut reader: LinkReader) {
+        let error = loop {
+            let step = match reader.receive_any().await {
+                Ok(message) => self.take(message).await,
+                Err(error) => Err(error.context("data stream")),
+            };
+            if let Err(error) = step {
+                break error;
+            }
+        };
+        drop(self.report.send(Work::Failed(error)));
+    }
+
+    async fn take(&mut self, message: Message) -> Result<()> {
+        let (epoch, pass, index, extent, chunk) = match message {
+            Message::Chunk { epoch, pass, disk, index, encoding, length, node, data } => {
+                let extent = Extent { first: index, count: 1 };
+                (epoch, pass, disk, extent, Some(Incoming { index, encoding, length, node, data }))
+            }
+            Message::Zeroes { epoch, pass, disk, extent } => (epoch, pass, disk, extent, None),
+            other => bail!("message {} has no place on a data stream", other.tag()),
+        };
+        ensure!(epoch == self.epoch, "a frame of epoch {epoch} in epoch {}", self.epoch);
+        let kind = self.kind_of(pass).await?;
+        let disk = self
+            .disks
+            .get(usize::from(index))
+            .with_context(|| format!("disk {index} is not in this session"))?;
+        ensure!(
+            extent.first + extent.count <= disk.chunks(),
+            "chunks behind the end of {}",
+            disk.source.path
+        );
+        match kind {
+            PassKind::Full => claim(&mut disk.known().claimed, extent.first, extent.count)?,
+            PassKind::Compare => {
+                let mut known = disk.known();
+                for index in extent.first..extent.first + extent.count {
+                    ensure!(known.wanted.remove(index), "chunk {index} came without being asked for");
+                }
+            }
+        }
+        let (disks, report) = (Arc::clone(&self.disks), self.report.clone());
+        let job = move || {
+            let disk = &disks[usize::from(index)];
+            let done = match &chunk {
+                Some(chunk) => write_chunk(disk, chunk),
+                None => write_zeroes(disk, extent),
+            };
+            drop(report.send(match done {
+                Ok(()) => Work::Written { disk: index, extent },
+                Err(error) => Work::Failed(error),
+            }));
+        };
+        ensure!(self.queue.submit(job).await, "the disk threads are gone");
+        Ok(())
+    }
+}
+
+/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go.
+pub async fn follow_finish(
+    mut finish: watch::Receiver<Finish>,
+    inbox: &mut Inbox,
+    outbox: &Outbox,
+) -> Result<Finish> {
+    loop {
+        let state = finish.borrow_and_update().clone();
+        match &state {
+            Finish::Working(stage, text) => {
+                outbox.say(Message::Progress { stage: *stage, text: text.clone() }).await?;
+            }
+            Finish::Failed(_) => return Ok(state),
+            Finish::Committed(report) => {
+                outbox.say(Message::Progress { stage: Stage::Committed, text: String::new() }).await?;
+                let report = serde_json::to_vec(report).context("writing the report")?;
+                outbox.say(Message::Committed { report }).await?;
+                match inbox.next().await? {
+                    Message::Done => {}
+                    other => bail!("expected Done, not message {}", other.tag()),
+                }
+                outbox.say(Message::Bye).await?;
+                return Ok(state);
+            }
+        }
+        tokio::select! {
+            changed = finish.changed() => changed.context("the finishing thread broke off")?,
+            message = inbox.next() => bail!("message {} while finishing", message?.tag()),
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The receiving end: listens, pairs, runs epochs one after the other, finishes, and lets go when the sender has.
+
+mod door;
+mod epoch;
+mod session;
+mod work;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use gantry_disk::label::LabelStage;
+use gantry_wire::message::Fault;
+use gantry_wire::{Code, DiskInfo, Message, Stage, Version};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::door::{Arrival, Door};
+use self::session::{Finish, Session};
+pub use self::session::{TargetDisk, disk_info};
+use self::work::fault_of;
+use crate::commit::{Finisher, finish};
+use crate::event::{Event, Events};
+use crate::link::{Inbox, Link, LinkReader, Outbox, PeerFault};
+use crate::random;
+use crate::report::{DiskReport, Report};
+use crate::tls::TlsIdentity;
+
+/// How a receiver is set up.
+pub struct ReceiveOptions {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The pairing code.
+    pub code: Code,
+    /// First 8 bytes of the job tag, for the labels.
+    pub job: [u8; 8],
+    /// How long the code may be used for the first pairing.
+    pub code_valid: Duration,
+    /// Disks that were named or found.
+    pub disks: Vec<TargetDisk>,
+    /// The report of this very job if it was committed before this process was started again: then the sender is
+    /// only told so.
+    pub committed: Option<Report>,
+    /// What this machine is called, for the other end.
+    pub machine: String,
+    /// What the software is called, for the report.
+    pub software: String,
+}
+
+/// How an epoch ended.
+enum End {
+    /// Committed, and the sender knows.
+    Done(Box<Report>),
+    /// Cannot be finished without a person; the disks still carry their labels.
+    Stuck(String),
+    /// The link or a disk failed; another epoch may follow.
+    Lost(String),
+}
+
+/// Takes one machine. Returns when it is committed and the sender has let go.
+///
+/// # Errors
+/// A void code, or a repair that needs a person ([`PeerFault`] says which). Lost links are not errors: it waits.
+pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, events: Events) -> Result<Report> {
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("listening on {}", options.listen))?;
+    let address = listener.local_addr().context("asking for the own address")?;
+    events.tell(Event::Listening { address: address.to_string() });
+    let identity = TlsIdentity::generate()?;
+    let door = Door::new(options.code.clone(), Instant::now() + options.code_valid);
+    let (arrivals, mut arrived) = mpsc::channel(4);
+    let host = Arc::new(Host {
+        options,
+        events: events.clone(),
+        session: Mutex::new(None),
+        finisher: finisher.into(),
+    });
+    let _listening =
+        AbortOnDropHandle::new(tokio::spawn(door.listen(listener, identity, arrivals, events.clone())));
+    let (ends, mut ended) = mpsc::channel(4);
+    let mut running: Option<(CancellationToken, mpsc::Sender<LinkReader>, [u8; 32], Vec<u8>)> = None;
+    loop {
+        tokio::select! {
+            arrival = arrived.recv() => match arrival.context("the listener is gone")? {
+                Arrival::Void(text) => return Err(PeerFault { fault: Fault::CodeVoid, text }.into()),
+                Arrival::Control(link) => {
+                    // The newest dialler who knows the code wins: a dead link may look alive for long.
+                    if let Some((cancel, ..)) = running.take() {
+                        cancel.cancel();
+                    }
+                    let cancel = CancellationToken::new();
+                    let (joins, joined) = mpsc::channel(16);
+                    let token = random::bytes()?;
+                    running = Some((cancel.clone(), joins, token, link.peer_certificate.clone()));
+                    let (host, ends) = (Arc::clone(&host), ends.clone());
+                    tokio::spawn(async move {
+                        let end = host.serve(link, joined, token, cancel).await;
+                        drop(ends.send(end).await);
+                    });
+                }
+                Arrival::Data { link, token } => {
+                    if let Some((_, joins, expected, certificate)) = &running
+                        && token == *expected && link.peer_certificate == *certificate
+                    {
+                        drop(joins.try_send(link.patient().split().0));
+                    }
+                }
+            },
+            end = ended.recv() => match end.context("the epochs are gone")? {
+                End::Done(report) => return Ok(*report),
+                End::Stuck(text) => return Err(PeerFault { fault: Fault::Refused, text }.into()),
+                End::Lost(reason) => events.tell(Event::Lost { reason, wait: 0 }),
+            },
+        }
+    }
+}
+
+struct Host {
+    options: ReceiveOptions,
+    events: Events,
+    /// Held by the epoch that runs: the next one waits here until the last one has drained (law 4).
+    session: Mutex<Option<Session>>,
+    finisher: Arc<dyn Finisher>,
+}
+
+impl Host {
+    async fn serve(
+        &self,
+        link: Link,
+        joins: mpsc::Receiver<LinkReader>,
+        token: [u8; 32],
+        cancel: CancellationToken,
+    ) -> End {
+        let mut slot = self.session.lock().await;
+        if cancel.is_cancelled() {
+            return End::Lost("another connection has taken over".to_owned());
+        }
+        let (mut inbox, outbox) = link.into_channels(cancel);
+        let outcome = self.epoch(&mut slot, &mut inbox, &outbox, joins, token).await;
+        let end = match outcome {
+            Ok(Finish::Committed(report)) => End::Done(report),
+            Ok(Finish::Failed(text)) => {
+                let text = format!("repair: {text}");
+                drop(outbox.say(Message::Error { fault: Fault::Refused, text: text.clone() }).await);
+                End::Stuck(text)
+            }
+            Ok(Finish::Working(..)) => End::Lost("finishing was left early".to_owned()),
+            Err(error) => {
+                let text = format!("{error:#}");
+                if !error.is::<PeerFault>() {
+                    let fault = error.downcast_ref::<Refusal>().map_or(fault_of(&error), |_| Fault::Refused);
+                    drop(outbox.say(Message::Error { fault, text: text.clone() }).await);
+                }
+                End::Lost(text)
+            }
+        };
+        outbox.close().await;
+        end
+    }
+
+    async fn epoch(
+        &self,
+        slot: &mut Option<Session>,
+        inbox: &mut Inbox,
+        outbox: &Outbox,
+        mut joins: mpsc::Receiver<LinkReader>,
+        token: [u8; 32],
+    ) -> Result<Finish> {
+        let (sources, machine) = match inbox.next().await? {
+            Message::Hello { versions, software: _, machine, disks } => {
+                if Version::negotiate(&versions).is_none() {
+                    let text =
+                        format!("this end speaks version {:?}, the sender {versions:?}", Version::SPOKEN);
+                    drop(outbox.say(Message::Error { fault: Fault::Version, text: text.clone() }).await);
+                    bail!(text);
+                }
+                (disks, machine)
+            }
+            other => bail!("expected Hello, not message {}", other.tag()),
+        };
+        self.events.tell(Event::Paired { peer: machine.clone() });
+        let committed = self.options.committed.clone().map(|report| Finish::Committed(Box::new(report)));
+        let stage = match &committed {
+            Some(_) => Stage::Committed,
+            None => slot.as_ref().map_or(Stage::Receiving, Session::stage),
+        };
+        let session_id = match slot.as_ref() {
+            Some(session) => session.id,
+            None => random::bytes()?,
+        };
+        let disks = self.options.disks.iter().map(|disk| disk.info.clone()).collect();
+        let version = Version::V1.number();
+        let offer = Message::Offer {
+            version,
+            session: session_id,
+            stage,
+            machine: self.options.machine.clone(),
+            disks,
+        };
+        outbox.say(offer).await?;
+        if let Some(committed) = committed {
+            return epoch::follow_finish(watch::channel(committed).1, inbox, outbox).await;
+        }
+        if stage == Stage::Receiving {
+            let pairs = match inbox.next().await? {
+                Message::Assign { pairs } => pairs,
+                other => bail!("expected Assign, not message {}", other.tag()),
+            };
+            self.begin(slot, session_id, &sources, &pairs, machine)?;
+            let Some(session) = slot.as_mut() else { bail!("no session") };
+            let states = session.states(&pairs);
+            let durable = states.iter().flat_map(|state| &state.durable).map(|extent| extent.count).sum();
+            self.events.tell(Event::Epoch { epoch: session.epoch, durable_chunks: durable });
+            outbox
+                .say(Message::Begin { epoch: session.epoch, token, full: session.full, disks: states })
+                .await?;
+            epoch::run(session, inbox, outbox, &mut joins, &self.events).await?;
+            self.start_finish(session)?;
+        }
+        let finish =
+            slot.as_ref().and_then(|session| session.finish.clone()).context("nothing is being finished")?;
+        epoch::follow_finish(finish, inbox, outbox).await
+    }
+
+    /// A new session, or a further epoch of the one that is there.
+    fn begin(
+        &self,
+        slot: &mut Option<Session>,
+        id: [u8; 16],
+        sources: &[DiskInfo],
+        pairs: &[(u16, u16)],
+        machine: String,
+    ) -> Result<()> {
+        if pairs.is_empty() {
+            return Err(Refusal("no disk was assigned".to_owned()).into());
+        }
+        if let Some(session) = slot.as_mut()
+            && session.matches(sources, pairs)
+        {
+            return session.next_epoch();
+        }
+        let named: HashSet<u16> = pairs.iter().map(|(source, _)| *source).collect();
+        if named.len() != pairs.len() {
+            return Err(Refusal("a source disk is assigned twice".to_owned()).into());
+        }
+        let mut session =
+            Session::begin(id, self.options.job, sources, &self.options.disks, pairs).map_err(|error| {
+                match fault_of(&error) {
+                    Fault::Disk if error.to_string().starts_with("looking") => error,
+                    _ => anyhow!(Refusal(format!("{error:#}"))),
+                }
+            })?;
+        for disk in session.disks.iter() {
+            let (source, target) = (disk.source.path.clone(), disk.replica.end().identity().path.clone());
+            self.events.tell(Event::Mapped { source, target, size: disk.source.size });
+        }
+        session.report = Report {
+            version: 1,
+            session: hex(&session.id),
+            source_machine: machine,
+            target_machine: self.options.machine.clone(),
+            software: self.options.software.clone(),
+            boot: "not proven".to_owned(),
+            ..Report::default()
+        };
+        *slot = Some(session);
+        Ok(())
+    }
+
+    /// Starts the finishing thread. It goes on whatever happens to the link: all it needs is here.
+    fn start_finish(&self, session: &mut Session) -> Result<()> {
+        let mut report = session.report.clone();
+        report.disks = session.disks.iter().map(disk_report).collect();
+        let labels =
+            (0..session.disks.len()).map(|i| session.label(i, LabelStage::Repairing)).collect::<Vec<_>>();
+        let working = Finish::Working(Stage::Repairing, "the replica is verified".to_owned());
+        let (state, watch) = watch::channel(working);
+        session.finish = Some(watch);
+        let disks = Arc::clone(&session.disks);
+        let (finisher, events) = (Arc::clone(&self.finisher), self.events.clone());
+        let work = move || {
+            let replicas: Vec<_> = disks.iter().map(|disk| &disk.replica).collect();
+            let tell = |stage: Stage, text: &str| {
+                events.tell(Event::Stage { text: text.to_owned() });
+                state.send_replace(Finish::Working(stage, text.to_owned()));
+            };
+            let end = match finish(&replicas, &labels, &*finisher, &mut report, &tell) {
+                Ok(()) => {
+                    events.tell(Event::Committed);
+                    Finish::Committed(Box::new(report))
+                }
+                Err(error) => Finish::Failed(format!("{error:#}")),
+            };
+            state.send_replace(end);
+        };
+        std::thread::Builder::new()
+            .name("finish".to_owned())
+            .spawn(work)
+            .context("starting the finishing thread")?;
+        Ok(())
+    }
+}
+
+fn disk_report(disk: &session::SessionDisk) -> DiskReport {
+    let target = disk.replica.end().identity();
+    DiskReport {
+        source: disk.source.path.clone(),
+        source_serial: disk.source.serial.clone(),
+        target: target.path.clone(),
+        target_serial: target.serial.clone(),
+        size: disk.source.size,
+        sector_size: disk.source.sector_size,
+        root: disk.root().map(|root| gantry_wire::tree::hex(&root)).unwrap_or_default(),
+        rewritten_chunks: disk.known().rewritten,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Disks that do not fit or may not be erased: a person must change something.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);

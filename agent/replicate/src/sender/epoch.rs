@@ -1,0 +1,433 @@
+//! One epoch at the sender: from dialling to the commit, or to the loss of any connection.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use gantry_wire::limits::{CHUNK, DIGESTS, STREAMS};
+use gantry_wire::message::{DiskState, Extent, Fault, PassKind};
+use gantry_wire::tree::Hash;
+use gantry_wire::{Message, Stage, Version};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::produce::{SourceDisk, Stamp};
+use super::{Sender, Unsendable, is_final, map, resolve};
+use crate::event::{Event, Events};
+use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
+use crate::pool::{Pool, Queue};
+use crate::report::Report;
+
+/// Threads that read, hash and compress.
+const THREADS: usize = 4;
+/// Chunks that one thread reads in a row: long enough for a disk that seeks.
+const RUN: u64 = 8;
+/// Digest messages that wait for an answer.
+const WINDOW: usize = 16;
+/// Compare passes that find differences before the target is called unreliable.
+const ROUNDS: u32 = 8;
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+impl Sender {
+    /// Runs one epoch.
+    pub(super) async fn epoch(&self) -> Result<Report> {
+        let address = resolve(&self.options.address).await?;
+        let mut link = Link::connect(address, &self.identity).await?;
+        link.pair_as_dialler(&self.options.code).await?;
+        let certificate = link.peer_certificate.clone();
+        let (mut inbox, outbox) = link.into_channels(CancellationToken::new());
+        let outcome = self.converse(address, &certificate, &mut inbox, &outbox).await;
+        outbox.close().await;
+        outcome
+    }
+
+    async fn converse(
+        &self,
+        address: std::net::SocketAddr,
+        certificate: &[u8],
+        inbox: &mut Inbox,
+        outbox: &Outbox,
+    ) -> Result<Report> {
+        let sources: Vec<_> = self.disks.iter().map(|disk| disk.info.clone()).collect();
+        let hello = Message::Hello {
+            versions: Version::SPOKEN.iter().map(|version| version.number()).collect(),
+            software: self.options.software.clone(),
+            machine: self.options.machine.clone(),
+            disks: sources.clone(),
+        };
+        outbox.say(hello).await?;
+        let (stage, targets) = match inbox.next().await? {
+            Message::Offer { version, session: _, stage, machine, disks } => {
+                ensure!(Version::negotiate(&[version]).is_some(), "the receiver chose version {version}");
+                self.events.tell(Event::Paired { peer: machine });
+                (stage, disks)
+            }
+            other => bail!("expected an offer, not message {}", other.tag()),
+        };
+        if stage == Stage::Receiving {
+            let pairs = map::pair(&sources, &targets, &self.options.map)
+                .map_err(|error| Unsendable(format!("{error:#}")))?;
+            for &(source, target) in &pairs {
+                let (source, target) = (&sources[usize::from(source)], &targets[usize::from(target)]);
+                let names = (source.path.clone(), target.path.clone());
+                self.events.tell(Event::Mapped { source: names.0, target: names.1, size: source.size });
+            }
+            outbox.say(Message::Assign { pairs: pairs.clone() }).await?;
+            let (epoch, token, full, states) = match inbox.next().await? {
+                Message::Begin { epoch, token, full, disks } => (epoch, token, full, disks),
+                other => bail!("expected Begin, not message {}", other.tag()),
+            };
+            let said: Vec<_> = states.iter().map(|state| (state.source, state.target)).collect();
+            ensure!(said == pairs, "the receiver began with other disks than were assigned");
+            let durable_chunks = states.iter().flat_map(|s| &s.durable).map(|extent| extent.count).sum();
+            self.events.tell(Event::Epoch { epoch, durable_chunks });
+            let pool = Pool::start("read", THREADS).context("starting reader threads")?;
+            let streams = Streams::open(self, address, certificate, token).await?;
+            let mut passes =
+                Passes { sender: self, epoch, number: 0, queue: pool.queue(), streams, inbox, outbox };
+            let outcome = passes.all(full, states).await;
+            let Passes { queue, streams, .. } = passes;
+            drop(queue);
+            match &outcome {
+                Ok(()) => outbox.say(Message::Finish).await?,
+                Err(error) => give_up(error, inbox, outbox).await,
+            }
+            // The streams stay open until the receiver has heard the reason: their end would look like a lost link.
+            // With them the threads end: none must go on reading for an epoch that is over.
+            let report = match outcome {
+                Ok(()) => self.finish(inbox, outbox).await,
+                Err(error) => Err(error),
+            };
+            drop(streams);
+            pool.join().await;
+            return report;
+        }
+        self.finish(inbox, outbox).await
+    }
+
+    /// Follows the receiver from Finish to Bye.
+    async fn finish(&self, inbox: &mut Inbox, outbox: &Outbox) -> Result<Report> {
+        let report = loop {
+            match inbox.next().await? {
+                Message::Progress { stage: _, text } if text.is_empty() => {}
+                Message::Progress { stage: _, text } => self.events.tell(Event::Stage { text }),
+                Message::Committed { report } => break report,
+                other => bail!("message {} while finishing", other.tag()),
+            }
+        };
+        let report = serde_json::from_slice(&report).context("reading the receiver's report")?;
+        self.events.tell(Event::Committed);
+        outbox.say(Message::Done).await?;
+        match inbox.next().await {
+            Ok(Message::Bye) => {}
+            // The commit is known at this end; the receiver holds until it hears Done, so say so again if it dials.
+            Ok(other) => bail!("expected Bye, not message {}", other.tag()),
+            Err(error) => return Err(error.context("waiting for Bye")),
+        }
+        Ok(report)
+    }
+}
+
+/// Tells the receiver why this end gives up for good, and waits a moment until it has hung up.
+async fn give_up(error: &anyhow::Error, inbox: &mut Inbox, outbox: &Outbox) {
+    if !is_final(error) || error.is::<PeerFault>() {
+        return;
+    }
+    let text = format!("the sender gives up: {error:#}");
+    if outbox.say(Message::Error { fault: Fault::Disk, text }).await.is_ok() {
+        drop(timeout(PING, async { while inbox.next().await.is_ok() {} }).await);
+    }
+}
+
+/// The data streams of an epoch: frames go in at one end, whichever stream is free takes them.
+struct Streams {
+    frames: mpsc::Sender<Vec<u8>>,
+    failed: mpsc::Receiver<anyhow::Error>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Streams {
+    async fn open(
+        sender: &Sender,
+        address: std::net::SocketAddr,
+        certificate: &[u8],
+        token: [u8; 32],
+    ) -> Result<Self> {
+        let count = sender.options.streams.clamp(1, STREAMS);
+        let (frames, queue) = mpsc::channel::<Vec<u8>>(usize::from(count) * 2);
+        let queue = Arc::new(Mutex::new(queue));
+        let (fail, failed) = mpsc::channel(1);
+        let mut tasks = Vec::new();
+        for stream in 0..count {
+            let mut link = Link::connect(address, &sender.identity).await.context("opening a data stream")?;
+            ensure!(
+                link.peer_certificate == certificate,
+                "a data stream reached another machine than was paired"
+            );
+            link.send(&Message::Join { token, stream }).await?;
+            let (queue, fail, bytes) = (Arc::clone(&queue), fail.clone(), Arc::clone(&sender.wire_bytes));
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
+                if let Err(error) = Self::serve(link.patient().split().1, &queue, &bytes).await {
+                    drop(fail.send(error).await);
+                }
+            })));
+        }
+        Ok(Self { frames, failed, _tasks: tasks })
+    }
+
+    async fn serve(
+        mut writer: LinkWriter,
+        queue: &Mutex<mpsc::Receiver<Vec<u8>>>,
+        bytes: &std::sync::atomic::AtomicU64,
+    ) -> Result<()> {
+        loop {
+            let frame = queue.lock().await.recv().await;
+            let Some(frame) = frame else { return Ok(()) };
+            writer.send_frame(&frame).await.context("data stream")?;
+            bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Passes<'a> {
+    sender: &'a Sender,
+    epoch: u64,
+    number: u32,
+    queue: Queue,
+    streams: Streams,
+    inbox: &'a mut Inbox,
+    outbox: &'a Outbox,
+}
+
+impl Passes<'_> {
+    async fn all(&mut self, full: bool, states: Vec<DiskState>) -> Result<()> {
+        if full {
+            self.full(states).await?;
+        }
+        let mut rounds = 0;
+        while self.compare().await? > 0 {
+            rounds += 1;
+            ensure!(
+                rounds < ROUNDS,
+                "the target does not keep what is written to it: {ROUNDS} compare passes differed"
+            );
+        }
+        let ours = self.sender.disks.iter().map(SourceDisk::root).collect::<Result<Vec<_>>>()?;
+        self.outbox.say(Message::Roots { roots: ours.clone() }).await?;
+        match self.inbox.next().await? {
+            Message::Roots { roots } => ensure!(roots == ours, "the roots of source and target differ"),
+            other => bail!("expected roots, not message {}", other.tag()),
+        }
+        for (disk, root) in self.sender.disks.iter().zip(&ours) {
+            let root = gantry_wire::tree::hex(root);
+            self.sender.events.tell(Event::Verified { disk: disk.info.path.clone(), root });
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self, kind: PassKind) -> Result<u32> {
+        self.number += 1;
+        self.outbox.say(Message::StartPass { pass: self.number, kind }).await?;
+        Ok(self.number)
+    }
+
+    /// Sends every chunk that is not durable.
+    async fn full(&mut self, states: Vec<DiskState>) -> Result<()> {
+        let pass = self.start(PassKind::Full).await?;
+        let durable: u64 = states.iter().flat_map(|state| &state.durable).map(|extent| extent.count).sum();
+        let (fail, mut failed) = mpsc::channel(THREADS);
+        let mut producing = AbortOnDropHandle::new(self.spawn_producer(pass, states, fail));
+        let mut produced = false;
+        let mut acked = durable;
+        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                chunks = &mut producing, if !produced => {
+                    produced = true;
+                    let chunks = chunks.context("reading broke off")?;
+                    self.outbox.say(Message::EndPass { pass, chunks }).await?;
+                }
+                Some(error) = failed.recv() => return Err(error),
+                Some(error) = self.streams.failed.recv() => return Err(error),
+                message = self.inbox.next() => match message? {
+                    Message::Ack { extents, .. } => acked += extents.iter().map(|extent| extent.count).sum::<u64>(),
+                    Message::PassDone { pass: done, .. } if done == pass => {
+                        self.progress("full", acked);
+                        self.sender.events.tell(Event::PassDone { phase: "full", differing: 0 });
+                        return Ok(());
+                    }
+                    other => bail!("message {} in a full pass", other.tag()),
+                },
+                _ = tick.tick() => self.progress("full", acked),
+            }
+        }
+    }
+
+    /// Gives all missing chunks to the threads; ends with their number when every frame is queued.
+    fn spawn_producer(
+        &self,
+        pass: u32,
+        states: Vec<DiskState>,
+        fail: mpsc::Sender<anyhow::Error>,
+    ) -> JoinHandle<u64> {
+        let (disks, queue, frames) =
+            (Arc::clone(&self.sender.disks), self.queue.clone(), self.streams.frames.clone());
+        let epoch = self.epoch;
+        tokio::spawn(async move {
+            let (working, mut idle) = mpsc::channel::<()>(1);
+            let mut chunks = 0;
+            for (index, state) in states.iter().enumerate() {
+                let source = usize::from(state.source);
+                for extent in missing(disks[source].chunks(), &state.durable) {
+                    chunks += extent.count;
+                    let stamp = Stamp { epoch, pass, disk: index as u16 };
+                    let (disks, frames) = (Arc::clone(&disks), frames.clone());
+                    let (fail, working) = (fail.clone(), working.clone());
+                    let job = move || {
+                        if let Err(error) = disks[source].produce(stamp, extent, &frames) {
+                            drop(fail.try_send(error));
+                        }
+                        drop(working);
+                    };
+                    if !queue.submit(job).await {
+                        return chunks;
+                    }
+                }
+            }
+            drop(working);
+            idle.recv().await;
+            chunks
+        })
+    }
+
+    /// Lets the receiver compare its medium with the source; sends what differs. The number of chunks that did.
+    async fn compare(&mut self) -> Result<u64> {
+        let pass = self.start(PassKind::Compare).await?;
+        let disks = Arc::clone(&self.sender.disks);
+        let mut batches = disks.iter().enumerate().flat_map(|(index, disk)| {
+            (0..disk.chunks()).step_by(DIGESTS).map(move |first| {
+                (index, Extent { first, count: (disk.chunks() - first).min(DIGESTS as u64) })
+            })
+        });
+        let (digested, mut digests) = mpsc::channel::<Result<(usize, u64, Vec<Hash>)>>(WINDOW);
+        let (fail, mut failed) = mpsc::channel(THREADS);
+        let (mut open, mut compared, mut differing) = (0, 0, 0);
+        let mut next = batches.next();
+        let mut ended = false;
+        let mut tick = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            while open < WINDOW
+                && let Some((index, extent)) = next
+            {
+                let (disks, digested) = (Arc::clone(&disks), digested.clone());
+                let job = move || {
+                    let nodes = disks[index].digests(extent.first, extent.count);
+                    drop(digested.blocking_send(nodes.map(|nodes| (index, extent.first, nodes))));
+                };
+                ensure!(self.queue.submit(job).await, "the reader threads are gone");
+                open += 1;
+                next = batches.next();
+            }
+            if open == 0 && next.is_none() && !ended {
+                ended = true;
+                self.outbox.say(Message::EndPass { pass, chunks: differing }).await?;
+            }
+            tokio::select! {
+                Some(nodes) = digests.recv() => {
+                    let (index, first, nodes) = nodes?;
+                    self.outbox.say(Message::Digests { pass, disk: index as u16, first, nodes }).await?;
+                }
+                Some(error) = failed.recv() => return Err(error),
+                Some(error) = self.streams.failed.recv() => return Err(error),
+                message = self.inbox.next() => match message? {
+                    Message::Ack { .. } => {}
+                    Message::Wanted { pass: of, disk, first, differing: bits } if of == pass => {
+                        open -= 1;
+                        let count = (disks.get(usize::from(disk)).context("no such disk")?.chunks().saturating_sub(first))
+                            .min(DIGESTS as u64);
+                        compared += count;
+                        differing += u64::from(bits.count_ones());
+                        self.send_wanted(pass, disk, first, count, bits, &fail).await?;
+                    }
+                    Message::PassDone { pass: done, differing: found } if done == pass => {
+                        self.progress("compare", compared);
+                        self.sender.events.tell(Event::PassDone { phase: "compare", differing: found });
+                        return Ok(found);
+                    }
+                    other => bail!("message {} in a compare pass", other.tag()),
+                },
+                _ = tick.tick() => self.progress("compare", compared),
+            }
+        }
+    }
+
+    async fn send_wanted(
+        &self,
+        pass: u32,
+        disk: u16,
+        first: u64,
+        count: u64,
+        bits: u64,
+        fail: &mpsc::Sender<anyhow::Error>,
+    ) -> Result<()> {
+        ensure!(count == 64 || bits >> count == 0, "the receiver wants chunks behind the end");
+        let stamp = Stamp { epoch: self.epoch, pass, disk };
+        for i in (0..count).filter(|i| bits & (1 << i) != 0) {
+            let (disks, frames, fail) =
+                (Arc::clone(&self.sender.disks), self.streams.frames.clone(), fail.clone());
+            let job = move || {
+                let extent = Extent { first: first + i, count: 1 };
+                if let Err(error) = disks[usize::from(disk)].produce(stamp, extent, &frames) {
+                    drop(fail.try_send(error));
+                }
+            };
+            ensure!(self.queue.submit(job).await, "the reader threads are gone");
+        }
+        Ok(())
+    }
+
+    fn progress(&self, phase: &'static str, chunks: u64) {
+        let Sender { disks, wire_bytes, events, .. } = self.sender;
+        let total: u64 = disks.iter().map(|disk| disk.info.size).sum();
+        tell(events, phase, (chunks * CHUNK).min(total), total, wire_bytes.load(Ordering::Relaxed));
+    }
+}
+
+fn tell(events: &Events, phase: &'static str, done: u64, total: u64, sent: u64) {
+    events.tell(Event::Progress { phase, done, total, sent });
+}
+
+/// What is not durable of `chunks` chunks, in runs of at most [`RUN`].
+fn missing(chunks: u64, durable: &[Extent]) -> Vec<Extent> {
+    let mut set = crate::chunkset::ChunkSet::new(chunks);
+    for extent in durable {
+        // Extents come from the peer: what lies outside the disk is no chunk of it.
+        for index in extent.first..extent.first.saturating_add(extent.count).min(chunks) {
+            set.insert(index);
+        }
+    }
+    let mut runs: Vec<Extent> = Vec::new();
+    for index in (0..chunks).filter(|index| !set.contains(*index)) {
+        match runs.last_mut() {
+            Some(run) if run.first + run.count == index && run.count < RUN => run.count += 1,
+            _ => runs.push(Extent { first: index, count: 1 }),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_durable_is_sent() {
+        let durable = [Extent { first: 2, count: 3 }, Extent { first: 19, count: u64::MAX }];
+        let runs: Vec<_> = missing(20, &durable).iter().map(|e| (e.first, e.count)).collect();
+        assert_eq!(runs, [(0, 2), (5, 8), (13, 6)]);
+    }
+}

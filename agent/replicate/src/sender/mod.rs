@@ -1,0 +1,111 @@
+//! The sending end: dials, pairs, runs passes, and holds the source until the commit is acknowledged.
+
+mod epoch;
+mod map;
+mod produce;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use gantry_disk::{DiskError, ReadAt};
+use gantry_wire::Code;
+
+use self::produce::{SourceChanged, SourceDisk};
+use crate::event::{Event, Events};
+use crate::link::PeerFault;
+use crate::report::Report;
+use crate::tls::TlsIdentity;
+
+/// How a sender is set up.
+pub struct SendOptions {
+    /// Where the receiver listens: an address and port, or a name and port.
+    pub address: String,
+    /// The pairing code.
+    pub code: Code,
+    /// The disks of this machine.
+    pub disks: Vec<Arc<dyn ReadAt>>,
+    /// Pairs of source and target disk, by path or serial number; what is not named is proposed.
+    pub map: Vec<(String, String)>,
+    /// Data streams.
+    pub streams: u8,
+    /// What this machine is called, for the other end.
+    pub machine: String,
+    /// What the software is called, for the other end.
+    pub software: String,
+}
+
+/// A sender between epochs: what it has read is still known after a lost link.
+struct Sender {
+    options: SendOptions,
+    identity: TlsIdentity,
+    disks: Arc<Vec<SourceDisk>>,
+    wire_bytes: Arc<AtomicU64>,
+    events: Events,
+}
+
+/// What a session cost.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The receiver's report.
+    pub report: Report,
+    /// Bytes of frames on the data streams.
+    pub wire_bytes: u64,
+    /// Chunks (1 MiB) that crossed more than once in full passes.
+    pub resent_chunks: u64,
+}
+
+/// Gives one machine. Returns when the receiver has committed it. A lost link is tried again for ever, with growing
+/// pauses up to 30 s; what cannot get better by trying is an error.
+pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
+    let disks =
+        Arc::new(options.disks.iter().map(|end| SourceDisk::new(Arc::clone(end))).collect::<Vec<_>>());
+    let identity = TlsIdentity::generate()?;
+    let sender = Sender { options, identity, disks, wire_bytes: Arc::default(), events };
+    let mut wait = 1;
+    loop {
+        let began = tokio::time::Instant::now();
+        match sender.epoch().await {
+            Ok(report) => {
+                let resent_chunks = sender.disks.iter().map(|d| d.resent.load(Ordering::Relaxed)).sum();
+                return Ok(Sent {
+                    report,
+                    wire_bytes: sender.wire_bytes.load(Ordering::Relaxed),
+                    resent_chunks,
+                });
+            }
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => {
+                if began.elapsed() > Duration::from_secs(60) {
+                    wait = 1;
+                }
+                sender.events.tell(Event::Lost { reason: format!("{error:#}"), wait });
+                tokio::time::sleep(Duration::from_secs(wait)).await;
+                wait = (wait * 2).min(30);
+            }
+        }
+    }
+}
+
+/// Whether dialling again is pointless: the source is at fault, or the other end said no.
+fn is_final(error: &anyhow::Error) -> bool {
+    let no = error.downcast_ref::<PeerFault>().is_some_and(|peer| !peer.fault.retry_may_help());
+    no || error.is::<Unsendable>()
+        || error.chain().any(|cause| cause.is::<DiskError>() || cause.is::<SourceChanged>())
+}
+
+/// The disks cannot be paired.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unsendable(String);
+
+async fn resolve(address: &str) -> Result<SocketAddr> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    let mut found =
+        tokio::net::lookup_host(address).await.with_context(|| format!("looking up {address}"))?;
+    found.next().with_context(|| format!("{address} has no address"))
+}

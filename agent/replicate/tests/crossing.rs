@@ -1,0 +1,108 @@
+//! A disk crosses the loopback.
+
+mod lab;
+
+use std::time::Duration;
+
+use gantry_disk::label::parse;
+use gantry_replicate::Event;
+use gantry_wire::Code;
+use lab::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_arrives_bit_for_bit() {
+    for (source_size, target_size) in
+        [(37 * MIB + 512 * 7, 37 * MIB + 512 * 7), (20 * MIB, 29 * MIB), (MIB, MIB)]
+    {
+        let images = Images::new(source_size, target_size, 1);
+        let receiver = start_receiver(target(&images.target), anywhere()).await;
+        let (sender, _) = start_sender(source(&images.source), receiver.address, code());
+        let sent = sender.await.unwrap().unwrap();
+        let report = receiver.task.await.unwrap().unwrap();
+        images.assert_equal();
+        assert_eq!(sent.report.disks[0].root, report.disks[0].root);
+        assert_eq!(report.disks[0].root.len(), 64);
+        assert_eq!((report.disks[0].rewritten_chunks, sent.resent_chunks), (0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_on_the_medium_is_found_and_rewritten() {
+    let images = Images::new(32 * MIB, 32 * MIB, 2);
+    let path = images.target.clone();
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    let log = receiver.log.clone();
+    let spoiler = tokio::spawn(async move {
+        log.wait(|e| matches!(e, Event::PassDone { phase: "full", .. }).then_some(())).await;
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 29 * MIB + 77).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], 29 * MIB + 77).unwrap();
+    });
+    let (sender, _) = start_sender(source(&images.source), receiver.address, code());
+    sender.await.unwrap().unwrap();
+    spoiler.await.unwrap();
+    let report = receiver.task.await.unwrap().unwrap();
+    images.assert_equal();
+    assert_eq!(report.disks[0].rewritten_chunks, 1, "exactly the spoilt chunk");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_code_is_refused_and_too_many_void_it() {
+    let images = Images::new(8 * MIB, 8 * MIB, 3);
+    let before = std::fs::read(&images.target).unwrap();
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    for left in (0..5).rev() {
+        let wrong = Code::from_random([left; 10]);
+        let (sender, _) = start_sender(source(&images.source), receiver.address, wrong);
+        let error = format!("{:#}", sender.await.unwrap().unwrap_err());
+        assert!(error.contains(&format!("wrong pairing code ({left} tries left)")), "{error}");
+    }
+    let error = format!("{:#}", receiver.task.await.unwrap().unwrap_err());
+    assert!(error.contains("this code is void"), "{error}");
+    assert!(std::fs::read(&images.target).unwrap() == before, "the target is untouched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_code_is_refused() {
+    let images = Images::new(8 * MIB, 8 * MIB, 4);
+    let receiver =
+        start_receiver_with(target(&images.target), anywhere(), Duration::ZERO, Box::new(NoRepair)).await;
+    let (sender, _) = start_sender(source(&images.source), receiver.address, code());
+    let error = format!("{:#}", sender.await.unwrap().unwrap_err());
+    assert!(error.contains("the pairing code has expired"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_too_small_is_refused_untouched() {
+    let images = Images::new(8 * MIB, 7 * MIB, 5);
+    let before = std::fs::read(&images.target).unwrap();
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    let (sender, _) = start_sender(source(&images.source), receiver.address, code());
+    let error = format!("{:#}", sender.await.unwrap().unwrap_err());
+    assert!(error.contains("too small by 1048576 bytes"), "{error}");
+    receiver.task.abort();
+    assert!(std::fs::read(&images.target).unwrap() == before, "the target is untouched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_error_names_disk_and_byte_and_leaves_the_target_labelled() {
+    let images = Images::new(24 * MIB, 24 * MIB, 6);
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    let bad = Faulty {
+        inner: gantry_disk::ImageFile::open_source(&images.source).unwrap(),
+        read_fault_at: Some(19 * MIB + 8192),
+    };
+    let (sender, _) = start_sender(std::sync::Arc::new(bad), receiver.address, code());
+    let error = format!("{:#}", sender.await.unwrap().unwrap_err());
+    assert!(error.contains("at byte 19931136"), "{error}");
+    let said = receiver.log.wait(|e| match e {
+        Event::Lost { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(said.await.contains("at byte 19931136"), "the target says why too");
+    receiver.task.abort();
+    let medium = std::fs::read(&images.target).unwrap();
+    assert_eq!(parse(&medium).unwrap().job, *b"testjob1", "still an unfinished replica");
+}

@@ -1,0 +1,255 @@
+//! Two ends on the loopback, image files, and a proxy between them that can cut.
+#![allow(dead_code, reason = "each test file uses its share")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_disk::{Geometry, ImageFile, ReadAt, WriteAt};
+use gantry_replicate::commit::{FinishDisk, Finisher};
+use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
+use gantry_replicate::sender::{SendOptions, Sent, send};
+use gantry_replicate::{Event, Events, Report};
+use gantry_wire::{Code, Stage};
+use tokio::task::JoinHandle;
+
+pub const MIB: u64 = 1 << 20;
+
+/// Leaves the replica as it is.
+pub struct NoRepair;
+impl Finisher for NoRepair {
+    fn finish(&self, _: &mut [FinishDisk], _: &mut Report, _: &dyn Fn(Stage, &str)) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// A source image with data, holes and repeats; a target full of junk.
+pub struct Images {
+    pub dir: tempfile::TempDir,
+    pub source: PathBuf,
+    pub target: PathBuf,
+}
+
+impl Images {
+    pub fn new(source_size: u64, target_size: u64, seed: u64) -> Self {
+        println!("seed {seed}");
+        let dir = tempfile::tempdir().unwrap();
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+        let mut random = Random(seed);
+        let image = ImageFile::create(&source, source_size).unwrap();
+        let mut at = 0;
+        while at < source_size {
+            let length = (MIB + 512 * (random.next() % 4096)).min(source_size - at);
+            let mut bytes = vec![0; length as usize];
+            match random.next() % 4 {
+                0 => {}
+                1 => bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 300) as u8),
+                _ => bytes
+                    .chunks_mut(8)
+                    .for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()[..c.len()])),
+            }
+            image.write_at(at, &bytes).unwrap();
+            at += length;
+        }
+        image.flush().unwrap();
+        let junk: Vec<u8> = (0..target_size).map(|i| (i % 253) as u8 | 1).collect();
+        std::fs::write(&target, junk).unwrap();
+        Self { dir, source, target }
+    }
+
+    pub fn assert_equal(&self) {
+        let (source, target) = (std::fs::read(&self.source).unwrap(), std::fs::read(&self.target).unwrap());
+        let differs = source.iter().zip(&target).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "first differing byte");
+    }
+}
+
+/// A small generator: the same seed gives the same numbers for ever.
+pub struct Random(pub u64);
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Events as they came, and a way to wait for one.
+#[derive(Clone)]
+pub struct Log(pub Arc<Mutex<Vec<Event>>>);
+impl Log {
+    pub fn new() -> (Self, Events) {
+        let log = Self(Arc::default());
+        let sink = log.clone();
+        (log, Events::new(move |event| sink.0.lock().unwrap().push(event.clone())))
+    }
+    pub async fn wait<T>(&self, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
+        for _ in 0..1200 {
+            if let Some(found) = self.0.lock().unwrap().iter().find_map(&mut pick) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("waited 30 s in vain; events: {:?}", self.0.lock().unwrap());
+    }
+    pub async fn address(&self) -> SocketAddr {
+        self.wait(|e| match e {
+            Event::Listening { address } => address.parse().ok(),
+            _ => None,
+        })
+        .await
+    }
+}
+
+pub fn code() -> Code {
+    Code::from_random([7; 10])
+}
+
+pub struct Receiver {
+    pub task: JoinHandle<anyhow::Result<Report>>,
+    pub log: Log,
+    pub address: SocketAddr,
+}
+
+pub async fn start_receiver(end: Arc<dyn WriteAt>, listen: SocketAddr) -> Receiver {
+    start_receiver_with(end, listen, Duration::from_secs(600), Box::new(NoRepair)).await
+}
+
+pub async fn start_receiver_with(
+    end: Arc<dyn WriteAt>,
+    listen: SocketAddr,
+    code_valid: Duration,
+    finisher: Box<dyn Finisher>,
+) -> Receiver {
+    let (log, events) = Log::new();
+    let options = ReceiveOptions {
+        listen,
+        code: code(),
+        job: *b"testjob1",
+        code_valid,
+        disks: vec![TargetDisk::usable(end)],
+        committed: None,
+        machine: "target".into(),
+        software: "test".into(),
+    };
+    let task = tokio::spawn(receive(options, finisher, events));
+    let address = log.address().await;
+    Receiver { task, log, address }
+}
+
+pub fn target(path: &Path) -> Arc<dyn WriteAt> {
+    Arc::new(ImageFile::open_target(path).unwrap())
+}
+
+pub fn source(path: &Path) -> Arc<dyn ReadAt> {
+    Arc::new(ImageFile::open_source(path).unwrap())
+}
+
+pub fn start_sender(
+    end: Arc<dyn ReadAt>,
+    address: SocketAddr,
+    code: Code,
+) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
+    let (log, events) = Log::new();
+    let options = SendOptions {
+        address: address.to_string(),
+        code,
+        disks: vec![end],
+        map: Vec::new(),
+        streams: 2,
+        machine: "source".into(),
+        software: "test".into(),
+    };
+    (tokio::spawn(send(options, events)), log)
+}
+
+pub fn anywhere() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// Passes connections on until it is told to cut them all.
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub cut: tokio::sync::watch::Sender<u64>,
+    pub bytes: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Proxy {
+    pub async fn start(to: SocketAddr) -> Self {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cut = tokio::sync::watch::Sender::new(0);
+        let bytes = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (cuts, count) = (cut.clone(), Arc::clone(&bytes));
+        tokio::spawn(async move {
+            loop {
+                let (mut here, _) = listener.accept().await.unwrap();
+                let mut cuts = cuts.subscribe();
+                let count = Arc::clone(&count);
+                tokio::spawn(async move {
+                    let Ok(mut there) = tokio::net::TcpStream::connect(to).await else { return };
+                    let (mut here_in, mut here_out) = here.split();
+                    let (mut there_in, mut there_out) = there.split();
+                    let up = async {
+                        let mut buffer = vec![0; 65536];
+                        loop {
+                            let n = here_in.read(&mut buffer).await.unwrap_or(0);
+                            if n == 0 || there_out.write_all(&buffer[..n]).await.is_err() {
+                                break;
+                            }
+                            count.fetch_add(n as u64, std::sync::atomic::Ordering::Relaxed);
+                        }
+                        drop(there_out.shutdown().await);
+                    };
+                    let down = async {
+                        drop(tokio::io::copy(&mut there_in, &mut here_out).await);
+                        drop(here_out.shutdown().await);
+                    };
+                    tokio::select! {
+                        _ = cuts.changed() => {}
+                        _ = async { tokio::join!(up, down) } => {}
+                    }
+                });
+            }
+        });
+        Self { address, cut, bytes }
+    }
+
+    pub fn cut_all(&self) {
+        self.cut.send_modify(|n| *n += 1);
+    }
+}
+
+/// A disk end that misbehaves on purpose.
+pub struct Faulty<E> {
+    pub inner: E,
+    pub read_fault_at: Option<u64>,
+}
+
+impl<E: Geometry> Geometry for Faulty<E> {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn sector_size(&self) -> gantry_disk::SectorSize {
+        self.inner.sector_size()
+    }
+    fn identity(&self) -> &gantry_disk::Identity {
+        self.inner.identity()
+    }
+}
+
+impl<E: ReadAt> ReadAt for Faulty<E> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
+        match self.read_fault_at {
+            Some(at) if at >= offset && at < offset + buffer.len() as u64 => {
+                let eio = std::io::Error::from_raw_os_error(5);
+                Err(gantry_disk::DiskError::io(&self.inner.identity().path, "reading 4096 bytes", eio).at(at))
+            }
+            _ => self.inner.read_at(offset, buffer),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Versions of the protocol.
+
+/// A version, newest first. Each line says what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// 1: the first: cold sessions, full and compare passes, zstd, commit with report.
+    V1,
+}
+
+impl Version {
+    /// All that this build speaks, newest first.
+    pub const SPOKEN: &'static [Version] = &[Version::V1];
+
+    /// The number on the wire.
+    pub fn number(self) -> u16 {
+        match self {
+            Version::V1 => 1,
+        }
+    }
+
+    /// The newest version that both speak.
+    pub fn negotiate(theirs: &[u16]) -> Option<Version> {
+        Self::SPOKEN.iter().copied().find(|ours| theirs.contains(&ours.number()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_is_taken() {
+        assert_eq!(Version::negotiate(&[7, 1]), Some(Version::V1));
+        assert_eq!(Version::negotiate(&[7, 9]), None);
+    }
+}
