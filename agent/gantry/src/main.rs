@@ -1,10 +1,17 @@
 //! The `gantry` command: one match from subcommand to function.
 
+mod copy;
+mod ends;
+mod events;
+mod finisher;
 mod image;
 mod inspect;
+mod machine;
+mod pairing;
 mod receive;
 mod repair;
 mod send;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -21,8 +28,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Copy(copy::Args),
     Receive(receive::Args),
     Send(send::Args),
+    Verify(verify::Args),
     Repair(repair::Args),
     #[command(subcommand)]
     Image(image::Command),
@@ -32,10 +41,16 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         return gantry_initramfs::pid1::main();
     }
+    // In the appliance the kernel calls us by this name when it needs a module.
+    if gantry_initramfs::modprobe::is_called(std::env::args_os().next().as_deref()) {
+        return gantry_initramfs::modprobe::main(std::env::args());
+    }
     let outcome = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
+        Command::Copy(args) => copy::run(args),
         Command::Receive(args) => receive::run(args),
         Command::Send(args) => send::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Image(command) => image::run(command),
     };

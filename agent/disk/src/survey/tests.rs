@@ -85,6 +85,33 @@ fn damaged_tables_and_bare_filesystems_count() {
 }
 
 #[test]
+fn the_label_of_a_session_is_named() {
+    let label = label::Label {
+        session: [0xab; 16],
+        job: [0; 8],
+        stage: LabelStage::Receiving,
+        epoch: 1,
+        disk: 0,
+        disks: 2,
+        source_size: 8 << 30,
+        sector_size: 512,
+        map: String::new(),
+    };
+    let image = Image::new(8 << 20);
+    image.write(0, &label.sector_0(512));
+    let found = survey(&image.path()).unwrap();
+    assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
+    let session = "ab".repeat(16);
+    let expected =
+        format!("unfinished replica (session {session}, receiving): disk 1 of 2, from a disk of 8 GiB");
+    assert_eq!(found.findings[0].to_string(), expected);
+    // Negative control: one byte of the record damaged, and it is no label, but not blank either.
+    image.write(300, &[0xff]);
+    let found = survey(&image.path()).unwrap();
+    assert!(!found.blank && !found.findings.iter().any(|finding| matches!(finding, Finding::Label { .. })));
+}
+
+#[test]
 fn the_erase_name_is_the_most_stable_one() {
     let text = str::to_owned;
     let mut identity = Identity { path: text("/dev/sda"), ..Identity::default() };

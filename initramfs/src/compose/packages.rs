@@ -1,0 +1,194 @@
+//! Debian packages: found, downloaded and checked by apt, unpacked by dpkg-deb, never installed.
+//!
+//! apt is given an empty list of installed packages and prefers Debian 12's own suites, so that what this machine has
+//! installed does not change what is in the image. Downloads and unpacked trees are kept in the cache under the
+//! package's full name and version; a tree is made under another name and renamed when it is whole.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+
+/// One version of one package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Packages one of its dependencies names (alternatives included), without versions.
+    pub depends: Vec<String>,
+}
+
+/// apt, and a cache.
+pub struct Packages {
+    cache: PathBuf,
+    known: Mutex<BTreeMap<String, Package>>,
+    used: Mutex<BTreeMap<String, String>>,
+}
+
+/// Where everything that can be rebuilt is kept: `$GANTRY_CACHE` or `~/.cache/gantry`.
+pub fn cache_directory() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("GANTRY_CACHE") {
+        return Ok(path.into());
+    }
+    let home = std::env::var_os("HOME").context("neither GANTRY_CACHE nor HOME is set")?;
+    Ok(Path::new(&home).join(".cache/gantry"))
+}
+
+impl Packages {
+    /// Works in the given cache directory.
+    pub fn new(cache: &Path) -> Result<Packages> {
+        for directory in ["debs/partial", "trees", "apt"] {
+            fs::create_dir_all(cache.join(directory))
+                .with_context(|| format!("making {directory} in {}", cache.display()))?;
+        }
+        let status = cache.join("apt/status");
+        if !status.exists() {
+            fs::write(&status, "").context("making an empty package status")?;
+        }
+        Ok(Packages { cache: cache.to_owned(), known: Mutex::default(), used: Mutex::default() })
+    }
+
+    /// Names and versions of all packages whose trees were used.
+    pub fn used(&self) -> Vec<(String, String)> {
+        self.used.lock().map(|used| used.clone().into_iter().collect()).unwrap_or_default()
+    }
+
+    /// All package names that begin with `prefix`.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let output = self.apt("apt-cache", &["pkgnames", prefix])?;
+        Ok(output.lines().map(str::to_owned).collect())
+    }
+
+    /// The version that apt would install.
+    pub fn find(&self, name: &str) -> Result<Package> {
+        if let Some(package) = self.known.lock().ok().and_then(|known| known.get(name).cloned()) {
+            return Ok(package);
+        }
+        let text = self.apt("apt-cache", &["show", "--no-all-versions", name])?;
+        let package = parse(&text).with_context(|| format!("reading apt's record of {name}"))?;
+        if let Ok(mut known) = self.known.lock() {
+            known.insert(name.to_owned(), package.clone());
+        }
+        Ok(package)
+    }
+
+    /// The unpacked tree of a package.
+    pub fn tree(&self, name: &str) -> Result<PathBuf> {
+        self.tree_finished(name, "plain", |_| Ok(()))
+    }
+
+    /// The unpacked tree of a package, after `finish` was done to it; `what` names that in the cache.
+    pub fn tree_finished(
+        &self,
+        name: &str,
+        what: &str,
+        finish: impl Fn(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let package = self.find(name)?;
+        if let Ok(mut used) = self.used.lock() {
+            used.insert(package.name.clone(), package.version.clone());
+        }
+        let label = format!("{}_{}", package.name, package.version.replace(':', "%3a"));
+        let tree = self.cache.join("trees").join(format!("{label}.{what}"));
+        // Two builds at once wait for each other here, and the second finds the tree.
+        let lock = File::create(self.cache.join("trees/.lock")).context("opening the lock of the cache")?;
+        lock.lock().context("locking the cache")?;
+        if tree.exists() {
+            return Ok(tree);
+        }
+        let archive = self.download(&package)?;
+        let unfinished = self.cache.join("trees").join(format!("{label}.{what}.unfinished"));
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished).context("removing an unfinished tree")?;
+        }
+        let status = Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&unfinished).status();
+        ensure!(
+            status.context("running dpkg-deb")?.success(),
+            "dpkg-deb cannot unpack {}",
+            archive.display()
+        );
+        finish(&unfinished)?;
+        fs::rename(&unfinished, &tree).with_context(|| format!("keeping {}", tree.display()))?;
+        Ok(tree)
+    }
+
+    /// Downloads a package. apt checks it against the signed lists, also one that is there already.
+    fn download(&self, package: &Package) -> Result<PathBuf> {
+        let debs = self.cache.join("debs");
+        let exact = format!("{}={}", package.name, package.version);
+        self.apt_in(&debs, "apt-get", &["download", &exact])?;
+        ["amd64", "all"]
+            .map(|arch| {
+                debs.join(format!("{}_{}_{arch}.deb", package.name, package.version.replace(':', "%3a")))
+            })
+            .into_iter()
+            .find(|path| path.exists())
+            .with_context(|| format!("apt downloaded no file for {exact}"))
+    }
+
+    fn apt(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        self.apt_in(&self.cache, program, arguments)
+    }
+
+    fn apt_in(&self, directory: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+        let state =
+            |option: &str, file: &str| format!("{option}={}", self.cache.join("apt").join(file).display());
+        let output = Command::new(program)
+            .current_dir(directory)
+            .env("LC_ALL", "C")
+            .args(["-o", &state("Dir::State::status", "status")])
+            .args(["-o", &state("Dir::Cache::pkgcache", "pkgcache.bin")])
+            .args(["-o", &state("Dir::Cache::srcpkgcache", "srcpkgcache.bin")])
+            .args(["-o", "APT::Default-Release=/^bookworm(-security|-updates)?$/"])
+            .args(["-o", "APT::Sandbox::User=root", "-q"])
+            .args(arguments)
+            .output()
+            .with_context(|| format!("running {program}"))?;
+        ensure!(
+            output.status.success(),
+            "{program} {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        String::from_utf8(output.stdout).with_context(|| format!("reading the output of {program}"))
+    }
+}
+
+/// One record of `apt-cache show`.
+fn parse(record: &str) -> Result<Package> {
+    let record = record.split("\n\n").next().unwrap_or("");
+    let field = |name: &str| record.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let names = |list: &str| {
+        list.split([',', '|'])
+            .filter_map(|item| item.trim().split([' ', ':']).next())
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let depends = [field("Pre-Depends"), field("Depends")].into_iter().flatten().flat_map(names).collect();
+    Ok(Package {
+        name: field("Package").context("no Package")?.to_owned(),
+        version: field("Version").context("no Version")?.to_owned(),
+        depends,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read() {
+        let record = "Package: e2fsprogs\nVersion: 1:1.47\nPre-Depends: libc6 (>= 2.36), libblkid1 (>= 2.17.2)\n\
+            Depends: logsave, foo:any | bar\nDescription: x\n more: text\n\nPackage: e2fsprogs\nVersion: 0\n";
+        let package = parse(record).unwrap();
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("e2fsprogs", "1:1.47"));
+        assert_eq!(package.depends, ["libc6", "libblkid1", "logsave", "foo", "bar"]);
+        assert!(parse("").is_err());
+    }
+}
