@@ -1,5 +1,7 @@
 //! Links are cut, ends die: the data arrive all the same, and what crosses twice is bounded.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod lab;
 
 use std::time::Duration;
