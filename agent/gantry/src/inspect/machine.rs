@@ -1,6 +1,7 @@
 //! Facts about the machine around the disks: firmware tables, memory, system, network hardware.
 
 use std::fs;
+use std::path::Path;
 
 use gantry_disk::roots::{attribute, link_name, names_in, number};
 
@@ -24,7 +25,9 @@ pub fn look(sources: &Sources) -> Machine {
         memory: memory(sources),
         kernel: attribute(&sources.roots.proc.join("sys/kernel/osrelease")).unwrap_or_default(),
         os: os_name(&attribute(&sources.os_release).unwrap_or_default()),
-        appliance: std::env::var_os("GANTRY_APPLIANCE").is_some(),
+        // Every process of the appliance that PID 1 starts has it; a shell started by hand may not.
+        appliance: std::env::var_os("GANTRY_APPLIANCE").is_some()
+            || Path::new("/run/gantry/boot-media").exists(),
     }
 }
 
@@ -64,8 +67,6 @@ pub fn nics(sources: &Sources) -> Vec<Nic> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use gantry_disk::roots::Roots;
 
     use super::*;

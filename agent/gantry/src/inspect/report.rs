@@ -141,7 +141,8 @@ fn disk_lines(out: &mut String, disk: &DiskFacts) {
         (None, None, None) => {}
     }
     for found in &disk.signatures {
-        let _ = writeln!(out, "    {} {} on the whole disk", found.kind, found.label);
+        let label = if found.label.is_empty() { String::new() } else { format!(" \"{}\"", found.label) };
+        let _ = writeln!(out, "    {}{label} on the whole disk", found.kind);
     }
     for part in &disk.partitions {
         let uses: Vec<String> = disk
