@@ -46,7 +46,8 @@ impl Process {
             .spawn(move || {
                 let mut started = guarded.spawn();
                 let output = started.as_mut().ok().and_then(|child| child.stdout.take());
-                let id = started.as_ref().ok().and_then(|child| i32::try_from(child.id()).ok()).map(Pid::from_raw);
+                let id =
+                    started.as_ref().ok().and_then(|child| i32::try_from(child.id()).ok()).map(Pid::from_raw);
                 // A receiver that is gone means the owner died: the child is dead with it, or ends at its closed input.
                 let _ = sender.send(started);
                 if let Some(output) = output {

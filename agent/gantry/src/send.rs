@@ -71,7 +71,7 @@ fn work(args: Args) -> Result<()> {
         machine: machine::name(),
         software: machine::software(),
     };
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let runtime = machine::runtime()?;
     let sent = runtime.block_on(send(options, events::sink(args.json)))?;
     if counters(&paths)? != before {
         let text =
