@@ -59,9 +59,16 @@ fn trial(disk: &Path) -> Outcome {
         File::options().write(true).open(disk)?.write_all_at(&aligned(byte), at)?;
     }
     let pieces = [(0, aligned(0xaa)), (size - MIB, aligned(0xbb))];
+    let claimed = || gantry_disk::usage::claimed(disk);
+    if claimed()? {
+        return Err("a free disk is said to be claimed".into());
+    }
     // As the receiver does, the disk is held exclusively all the time.
     let held =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL | libc::O_DIRECT).open(disk)?;
+    if !claimed()? {
+        return Err("a disk that is held exclusively is said to be free".into());
+    }
     let view = View::open("gantry0", disk, size, sector, &pieces)?;
     let node = File::options().read(true).write(true).open(view.node())?;
     let byte_at = |file: &File, at: u64| -> Result<u8, std::io::Error> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use gantry_disk::inventory::{Disk, scan, select};
+use gantry_disk::inventory::{Disk, is_called, scan, select};
 use gantry_disk::label::{HEAD, parse};
 use gantry_disk::mark::{self, Mark, smbios_uuid};
 use gantry_disk::peek::Peek;
@@ -125,6 +125,7 @@ fn forbidden(
     path: &Path,
     identity: &Identity,
     size: u64,
+    named: bool,
     rule: &EraseRule,
     code: &Code,
 ) -> Result<Option<String>> {
@@ -135,8 +136,6 @@ fn forbidden(
     if found.blank {
         return Ok(None);
     }
-    let named = [&identity.path, &identity.serial, &identity.wwn];
-    let named = rule.erase.iter().any(|name| named.contains(&name) && !name.is_empty());
     if named && rule.blank_only {
         return Ok(Some(
             "carries something, and a code from the kernel line is only for blank disks".to_owned(),
@@ -148,7 +147,11 @@ fn forbidden(
 fn file_target(path: &Path, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
     let peek = Peek::open(path)?;
     let info = disk_info(&peek);
-    match forbidden(path, peek.identity(), peek.size(), rule, code)? {
+    let same = |name: &String| {
+        std::fs::canonicalize(name).is_ok_and(|named| path.canonicalize().is_ok_and(|p| p == named))
+    };
+    let named = rule.erase.iter().any(same);
+    match forbidden(path, peek.identity(), peek.size(), named, rule, code)? {
         Some(why) => Ok(refused(info, why)),
         None => Ok(TargetDisk::usable(Arc::new(ImageFile::open_target(path)?))),
     }
@@ -164,11 +167,16 @@ fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Res
         sector_size: disk.sector.bytes(),
         refusal: String::new(),
     };
+    // Sources are set read-only, and stay so when a sender is started again; a target must be writable.
+    if disk.read_only {
+        return Ok(refused(info, "is read-only".to_owned()));
+    }
     let uses = free_or_why(roots, disk)?;
     if !uses.is_empty() {
         return Ok(refused(info, refusal(disk, &uses).operation));
     }
-    if let Some(why) = forbidden(&path, &disk.identity, disk.size, rule, code)? {
+    let named = rule.erase.iter().any(|name| is_called(disk, name));
+    if let Some(why) = forbidden(&path, &disk.identity, disk.size, named, rule, code)? {
         return Ok(refused(info, why));
     }
     let end: Arc<dyn WriteAt> = Arc::new(BlockDevice::open_target(&path, disk.identity.clone())?);
@@ -177,4 +185,13 @@ fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Res
 
 fn refused(info: DiskInfo, refusal: String) -> TargetDisk {
     TargetDisk { info: DiskInfo { refusal, ..info }, end: None }
+}
+
+/// Opens an end only to read it: devices past the page cache, so that what is compared is the medium.
+pub fn reader(name: &str) -> Result<Box<dyn ReadAt>> {
+    let path = Path::new(name);
+    Ok(match path.is_file() {
+        true => Box::new(ImageFile::open_source(path)?),
+        false => Box::new(BlockDevice::open_reader(path, Identity::default())?),
+    })
 }

@@ -2,7 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use gantry_replicate::link::PeerFault;
+use tokio::runtime::Runtime;
+
+/// The runtime of a replication. At least four workers, and the drivers are looked at often: on one slow processor a
+/// worker that encrypts would otherwise keep timers and pings waiting for half a minute, and the link would look dead.
+pub fn runtime() -> Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).max(4);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(workers).event_interval(5).enable_all().build().context("starting the runtime")
+}
 
 /// Exit code: refused, and trying again will not help before a person has changed something.
 pub const REFUSED: u8 = 3;

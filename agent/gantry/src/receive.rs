@@ -89,7 +89,7 @@ fn work(args: Args) -> Result<()> {
         machine: machine::name(),
         software: machine::software(),
     };
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let runtime = machine::runtime()?;
     let report = runtime.block_on(receive(options, Box::new(finisher), events::sink(args.json)))?;
     drop(runtime);
     if let Some(path) = &args.report {

@@ -71,7 +71,7 @@ fn work(args: Args) -> Result<()> {
         machine: machine::name(),
         software: machine::software(),
     };
-    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let runtime = machine::runtime()?;
     let sent = runtime.block_on(send(options, events::sink(args.json)))?;
     if counters(&paths)? != before {
         let text =
@@ -88,7 +88,8 @@ fn work(args: Args) -> Result<()> {
         }
         let (wire, again) = (human(sent.wire_bytes), human(sent.resent_chunks << 20));
         println!("sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged");
-        println!("state: repaired, boot not proven. A reset of this machine would start the old system.");
+        let repaired = if sent.report.repair.is_null() { "not repaired" } else { "repaired" };
+        println!("state: {repaired}, boot not proven; a reset of this machine would start the old system");
     }
     Ok(())
 }

@@ -1,14 +1,11 @@
 //! `gantry verify`: compares two disk ends.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use gantry_disk::Geometry;
-use gantry_disk::peek::Peek;
 use gantry_replicate::local::verify;
 
-use crate::{events, machine};
+use crate::{ends, events, machine};
 
 /// Compare two disks or images byte by byte, and print the root of each.
 ///
@@ -38,8 +35,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: &Args) -> Result<bool> {
-    let (first, second) = (Peek::open(Path::new(&args.first))?, Peek::open(Path::new(&args.second))?);
-    let found = verify(&first, &second, &events::sink(args.json))?;
+    let (first, second) = (ends::reader(&args.first)?, ends::reader(&args.second)?);
+    let found = verify(&*first, &*second, &events::sink(args.json))?;
     let same_size = first.size() == second.size();
     let equal = same_size && found.differing.is_empty();
     if args.json {

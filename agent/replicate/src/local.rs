@@ -80,7 +80,11 @@ pub fn copy(
             if tree::chunk(bytes) != expected {
                 differing.lock().unwrap_or_else(PoisonError::into_inner).push(index);
                 if transfer(source, &replica, index, buffer)? != expected {
-                    bail!("{}: changed while it was being copied, at byte {}", source.identity().path, index * CHUNK);
+                    bail!(
+                        "{}: changed while it was being copied, at byte {}",
+                        source.identity().path,
+                        index * CHUNK
+                    );
                 }
             }
             Ok(())
@@ -153,7 +157,11 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
         first: tree::hex(&one.finish(size, first.sector_size().bytes())),
         second: tree::hex(&two.finish(size, second.sector_size().bytes())),
         compared: size,
-        differing: chunks.iter().filter(|i| nodes[**i as usize].0 != nodes[**i as usize].1).map(|i| i * CHUNK).collect(),
+        differing: chunks
+            .iter()
+            .filter(|i| nodes[**i as usize].0 != nodes[**i as usize].1)
+            .map(|i| i * CHUNK)
+            .collect(),
     })
 }
 

@@ -85,6 +85,31 @@ fn damaged_tables_and_bare_filesystems_count() {
 }
 
 #[test]
+fn devices_are_sampled() {
+    let image = Image::new(64 << 20);
+    let blank_or_not = || {
+        let attached = match crate::loops::Loop::attach(&image.path(), crate::loops::Shown::default()) {
+            Ok(attached) => attached,
+            Err(error) => {
+                eprintln!("not run: {error}: {:?}", error.source);
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "loop devices are needed in CI");
+                return None;
+            }
+        };
+        Some(survey(attached.node()).unwrap())
+    };
+    let Some(before) = blank_or_not() else { return };
+    assert!(before.blank);
+    image.write((64 << 20) - 5, &[1]);
+    assert_eq!(blank_or_not().unwrap().findings, [Finding::Data { at: (64 << 20) - 5 }]);
+    // Content fills the samples between as well.
+    let other = Image::new(64 << 20);
+    other.write(2 << 20, &vec![7; 8 << 20]);
+    std::fs::copy(other.path(), image.path()).unwrap();
+    assert!(!blank_or_not().unwrap().blank);
+}
+
+#[test]
 fn the_label_of_a_session_is_named() {
     let label = label::Label {
         session: [0xab; 16],
