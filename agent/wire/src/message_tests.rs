@@ -86,7 +86,10 @@ fn version_1_is_what_it_was() {
     for message in every_message() {
         all.update(&message.to_frame());
     }
-    assert_eq!(all.finalize().to_hex().as_str(), "0699c284f8ab2fb0687912f8f74c02ffbd900976ba26ad649f8e4a7da05157fd");
+    assert_eq!(
+        all.finalize().to_hex().as_str(),
+        "0699c284f8ab2fb0687912f8f74c02ffbd900976ba26ad649f8e4a7da05157fd"
+    );
     let ping = Message::EndPass { pass: 1, chunks: 100 }.to_frame();
     assert_eq!(ping, [12, 0, 0, 0, 11, 0, 0, 0, 1, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]);
 }

@@ -177,7 +177,10 @@ impl Session {
                 nodes: vec![tree::zero_chunk(); chunks as usize],
                 rewritten: 0,
             };
-            labels.push(TargetDisk::label(&**end)?.filter(|label| label.job == job && label.source_size == source.size));
+            labels.push(
+                TargetDisk::label(&**end)?
+                    .filter(|label| label.job == job && label.source_size == source.size),
+            );
             disks.push(SessionDisk { source: source.clone(), target, replica, known: Mutex::new(known) });
         }
         let old: Vec<&Label> = labels.iter().flatten().collect();
