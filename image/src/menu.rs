@@ -78,8 +78,8 @@ fn marks(job: &str) -> String {
         "set gantry_time=\n\
          if [ \"$grub_platform\" = pc ]; then\n\
          \x20 set gantry_time=yes\n\
-         elif insmod datehook; then\n\
-         \x20 set gantry_time=yes\n\
+         elif [ \"$lockdown\" != y ]; then\n\
+         \x20 if insmod datehook; then set gantry_time=yes; fi\n\
          fi\n\
          set gantry_here=\n\
          if smbios --type 1 --get-uuid 8 --set gantry_here; then true; fi\n\
@@ -150,7 +150,7 @@ fn entries(medium: Medium, baked: &Baked) -> String {
          \x20 set default=handover\n\
          \x20 set fallback=0\n\
          \x20 export gantry_disk fallback\n\
-         \x20 menuentry 'The migrated disk starts by itself (press a key and Enter for the appliance)' --id handover {{\n\
+         \x20 menuentry 'The migrated disk starts by itself (a key, then Enter: appliance)' --id handover {{\n\
          \x20   if [ -n \"$fallback\" ]; then gantry_start; else gantry_appliance; fi\n\
          \x20 }}\n\
          \x20 menuentry 'Start the migrated disk now' --id disk {{\n\
