@@ -41,15 +41,20 @@ impl BlockDevice {
         Self::open(path, identity, OpenOptions::new().read(true), libc::O_DIRECT)
     }
 
-    /// Opens a target. Whoever does so holds a [`Claim`] as long as it trusts the content.
+    /// Opens a target exclusively: fails with `InUse` when it is mounted, swap, or held by md, dm or another Gantry,
+    /// and keeps all of them away as long as it is open.
     pub fn open_target(path: &Path, identity: Identity) -> Result<Self> {
-        Self::open(path, identity, OpenOptions::new().read(true).write(true), libc::O_DIRECT)
+        Self::open(path, identity, OpenOptions::new().read(true).write(true), libc::O_DIRECT | libc::O_EXCL)
     }
 
     fn open(path: &Path, mut identity: Identity, options: &mut OpenOptions, flags: i32) -> Result<Self> {
         let name = path.display().to_string();
-        let file = options.custom_flags(flags | libc::O_CLOEXEC).open(path);
-        let file = file.map_err(|e| DiskError::io(&name, "opening the device", e))?;
+        let file = options.custom_flags(flags | libc::O_CLOEXEC).open(path).map_err(|e| {
+            let busy = e.raw_os_error() == Some(libc::EBUSY);
+            let mut error = DiskError::io(&name, "opening the device", e);
+            error.kind = if busy { ErrorKind::InUse } else { ErrorKind::Io };
+            error
+        })?;
         let kind = file.metadata().map_err(|e| DiskError::io(&name, "looking at the device", e))?.file_type();
         if !kind.is_block_device() {
             return Err(DiskError::new(ErrorKind::Unsuitable, name, "opening: this is not a block device"));
@@ -178,27 +183,5 @@ impl WriteAt for BlockDevice {
 
     fn flush(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| DiskError::io(&self.identity.path, "flushing", e))
-    }
-}
-
-/// Exclusive hold of a block device: while it lives, nobody can mount it, swap on it, or bind it to md or dm.
-#[derive(Debug)]
-pub struct Claim {
-    _file: File,
-}
-
-impl Claim {
-    /// Takes hold; fails with `InUse` when somebody else has.
-    pub fn take(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path) {
-            Ok(file) => Ok(Self { _file: file }),
-            Err(e) => {
-                let busy = e.raw_os_error() == Some(libc::EBUSY);
-                let mut error = DiskError::io(name, "taking exclusive hold", e);
-                error.kind = if busy { ErrorKind::InUse } else { ErrorKind::Io };
-                Err(error)
-            }
-        }
     }
 }

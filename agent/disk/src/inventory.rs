@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use medium::{VOLUME_ID, carries_boot_medium};
 pub use names::Transport;
-pub use select::{describe, select};
+pub use select::{describe, is_called, select};
 
 use crate::end::{Identity, SectorSize};
 use crate::error::{DiskError, Result};

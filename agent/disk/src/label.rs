@@ -195,8 +195,8 @@ mod tests {
         assert_eq!(parse(&head), Some(label()));
         assert_eq!(&head[510..512], &[0x55, 0xaa]);
         assert!(head[..RECORD].windows(18).any(|w| w == b"unfinished replica"));
-        assert!(BOOT_CODE.len() + BOOT_TEXT.len() <= RECORD, "the text must not reach the record");
-        assert!(RECORD + RECORD_BODY + 32 <= 446, "a partition table must look empty");
+        const { assert!(BOOT_CODE.len() + BOOT_TEXT.len() <= RECORD, "the text must not reach the record") };
+        const { assert!(RECORD + RECORD_BODY + 32 <= 446, "a partition table must look empty") };
     }
 
     #[test]

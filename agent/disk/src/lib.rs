@@ -14,6 +14,7 @@ pub mod file;
 pub mod inventory;
 mod ioctl;
 pub mod label;
+pub mod loops;
 pub mod mark;
 pub mod peek;
 pub mod relation;
@@ -24,8 +25,9 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod usage;
+pub mod view;
 
-pub use block::{BlockDevice, Claim};
+pub use block::BlockDevice;
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
 pub use file::ImageFile;

@@ -38,7 +38,7 @@ impl Roots {
 }
 
 /// A text attribute without its line end and padding; `None` when it is missing, unreadable or empty.
-pub(crate) fn attribute(path: &Path) -> Option<String> {
+pub fn attribute(path: &Path) -> Option<String> {
     let bytes = fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
@@ -46,17 +46,17 @@ pub(crate) fn attribute(path: &Path) -> Option<String> {
 }
 
 /// A numeric attribute; `None` when it is missing or no number.
-pub(crate) fn number(path: &Path) -> Option<u64> {
+pub fn number(path: &Path) -> Option<u64> {
     attribute(path)?.parse().ok()
 }
 
 /// The last component a symbolic link points to: the name of a driver or subsystem.
-pub(crate) fn link_name(path: &Path) -> Option<String> {
+pub fn link_name(path: &Path) -> Option<String> {
     Some(fs::read_link(path).ok()?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Names in a directory, sorted; empty when it cannot be read.
-pub(crate) fn names_in(path: &Path) -> Vec<String> {
+pub fn names_in(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(path)
         .into_iter()
         .flatten()

@@ -12,8 +12,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::blkid::{Area, Probe, probe_area, signatures};
-use crate::end::{Geometry, Identity};
+use crate::end::{Geometry, Identity, ReadAt};
 use crate::error::{DiskError, ErrorKind, Result};
+use crate::label::{self, HEAD, LabelStage};
 use crate::peek::Peek;
 use crate::size::human;
 use crate::table::{self, Kind, Table, type_name};
@@ -54,10 +55,18 @@ pub enum Finding {
         /// Label, or empty.
         label: String,
     },
-    /// A label of an unfinished or finished replication.
+    /// The label of a replication that was not finished.
     Label {
-        /// The label's own words.
-        text: String,
+        /// The session that owns the disk, 32 hex digits.
+        session: String,
+        /// How far it had come: "receiving", "repairing", "committing".
+        stage: String,
+        /// Size of the source disk in bytes.
+        source_size: u64,
+        /// Which of the session's disks this is, from 1.
+        disk: u8,
+        /// How many it has.
+        disks: u8,
     },
     /// A byte that is not zero.
     Data {
@@ -84,7 +93,11 @@ impl fmt::Display for Finding {
             }
             Self::Signature { kind, label } if label.is_empty() => write!(f, "{kind} on the whole disk"),
             Self::Signature { kind, label } => write!(f, "{kind} \"{label}\" on the whole disk"),
-            Self::Label { text } => f.write_str(text),
+            Self::Label { session, stage, source_size, disk, disks } => write!(
+                f,
+                "unfinished replica (session {session}, {stage}): disk {disk} of {disks}, from a disk of {}",
+                human(*source_size)
+            ),
             Self::Data { at } => write!(f, "data at byte {at}"),
         }
     }
@@ -123,6 +136,7 @@ pub fn survey(path: &Path) -> Result<Survey> {
     let mut findings = Vec::new();
     let mut table = None;
     if disk.size() > 0 {
+        findings.extend(label_of(&disk)?);
         match table::read(&disk) {
             Ok(found) => table = found,
             Err(error) if error.kind == ErrorKind::Unsuitable => {
@@ -145,6 +159,25 @@ pub fn survey(path: &Path) -> Result<Survey> {
         findings.extend(at.filter(|_| findings.is_empty()).map(|at| Finding::Data { at }));
     }
     Ok(Survey { blank: findings.is_empty(), findings, table })
+}
+
+/// The label in the first MiB.
+fn label_of(disk: &dyn ReadAt) -> Result<Option<Finding>> {
+    let length = disk.size().min(HEAD as u64);
+    let mut head = vec![0; usize::try_from(length).unwrap_or(0)];
+    disk.read_at(0, &mut head)?;
+    Ok(label::parse(&head).map(|label| Finding::Label {
+        session: label.session.iter().map(|byte| format!("{byte:02x}")).collect(),
+        stage: match label.stage {
+            LabelStage::Receiving => "receiving",
+            LabelStage::Repairing => "repairing",
+            LabelStage::Committing => "committing",
+        }
+        .to_owned(),
+        source_size: label.source_size,
+        disk: label.disk.saturating_add(1),
+        disks: label.disks,
+    }))
 }
 
 fn table_findings(path: &Path, table: &Table) -> Result<Vec<Finding>> {

@@ -1,10 +1,17 @@
 //! The `gantry` command: one match from subcommand to function.
 
+mod copy;
+mod ends;
+mod events;
+mod finisher;
 mod image;
 mod inspect;
+mod machine;
+mod pairing;
 mod receive;
 mod repair;
 mod send;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -21,8 +28,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Copy(copy::Args),
     Receive(receive::Args),
     Send(send::Args),
+    Verify(verify::Args),
     Repair(repair::Args),
     #[command(subcommand)]
     Image(image::Command),
@@ -38,8 +47,10 @@ fn main() -> ExitCode {
     }
     let outcome = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
+        Command::Copy(args) => copy::run(args),
         Command::Receive(args) => receive::run(args),
         Command::Send(args) => send::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Image(command) => image::run(command),
     };

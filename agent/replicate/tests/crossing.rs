@@ -1,5 +1,7 @@
 //! A disk crosses the loopback.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod lab;
 
 use std::time::Duration;

@@ -12,7 +12,7 @@ use crate::error::{DiskError, ErrorKind, Result};
 /// `Missing` when no disk has that name, `Unsuitable` when several have; both list what there is.
 pub fn select<'a>(disks: &'a [Disk], name: &str) -> Result<&'a Disk> {
     let name = name.trim();
-    let found: Vec<&Disk> = disks.iter().filter(|disk| means(disk, name)).collect();
+    let found: Vec<&Disk> = disks.iter().filter(|disk| is_called(disk, name)).collect();
     match found[..] {
         [disk] => Ok(disk),
         [] if disks.is_empty() => Err(DiskError::new(
@@ -35,7 +35,8 @@ pub fn select<'a>(disks: &'a [Disk], name: &str) -> Result<&'a Disk> {
     }
 }
 
-fn means(disk: &Disk, name: &str) -> bool {
+/// Whether `name` means `disk`: by the rules of [`select`].
+pub fn is_called(disk: &Disk, name: &str) -> bool {
     if name.is_empty() {
         return false;
     }

@@ -85,6 +85,58 @@ fn damaged_tables_and_bare_filesystems_count() {
 }
 
 #[test]
+fn devices_are_sampled() {
+    let image = Image::new(64 << 20);
+    let blank_or_not = || {
+        let attached = match crate::loops::Loop::attach(&image.path(), crate::loops::Shown::default()) {
+            Ok(attached) => attached,
+            Err(error) => {
+                eprintln!("not run: {error}: {:?}", error.source);
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "loop devices are needed in CI");
+                return None;
+            }
+        };
+        Some(survey(attached.node()).unwrap())
+    };
+    let Some(before) = blank_or_not() else { return };
+    assert!(before.blank);
+    image.write((64 << 20) - 5, &[1]);
+    assert_eq!(blank_or_not().unwrap().findings, [Finding::Data { at: (64 << 20) - 5 }]);
+    // Content fills the samples between as well.
+    let other = Image::new(64 << 20);
+    other.write(2 << 20, &vec![7; 8 << 20]);
+    std::fs::copy(other.path(), image.path()).unwrap();
+    assert!(!blank_or_not().unwrap().blank);
+}
+
+#[test]
+fn the_label_of_a_session_is_named() {
+    let label = label::Label {
+        session: [0xab; 16],
+        job: [0; 8],
+        stage: LabelStage::Receiving,
+        epoch: 1,
+        disk: 0,
+        disks: 2,
+        source_size: 8 << 30,
+        sector_size: 512,
+        map: String::new(),
+    };
+    let image = Image::new(8 << 20);
+    image.write(0, &label.sector_0(512));
+    let found = survey(&image.path()).unwrap();
+    assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
+    let session = "ab".repeat(16);
+    let expected =
+        format!("unfinished replica (session {session}, receiving): disk 1 of 2, from a disk of 8 GiB");
+    assert_eq!(found.findings[0].to_string(), expected);
+    // Negative control: one byte of the record damaged, and it is no label, but not blank either.
+    image.write(300, &[0xff]);
+    let found = survey(&image.path()).unwrap();
+    assert!(!found.blank && !found.findings.iter().any(|finding| matches!(finding, Finding::Label { .. })));
+}
+
+#[test]
 fn the_erase_name_is_the_most_stable_one() {
     let text = str::to_owned;
     let mut identity = Identity { path: text("/dev/sda"), ..Identity::default() };

@@ -15,6 +15,9 @@ use super::mbr::{PROTECTIVE, Record, SLOTS};
 use crate::end::SectorSize;
 use crate::error::{DiskError, ErrorKind, Result};
 
+/// Receivers hold the last MiB of the source and of the target in memory; nothing outside these is changed.
+const TAIL: u64 = 1 << 20;
+
 /// What has to be done on the target beside writing the changed head.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relocation {
@@ -84,7 +87,9 @@ pub fn relocate(
     let Some(new_array) =
         new_header.checked_sub(array_blocks).filter(|&start| start > reach.max(header.last))
     else {
-        return Ok(note("the target has no room for a backup GPT behind the last partition; left as it is"));
+        return Ok(note(
+            "the target's last MiB has no room for a backup GPT behind the last partition; left as it is",
+        ));
     };
 
     let mut relocation = Relocation::default();
@@ -109,10 +114,17 @@ pub fn relocate(
     let mut array = array;
     array.resize(usize::try_from(array_blocks * size).unwrap_or(array.len()), 0);
     relocation.tail_writes = vec![(new_array * size, array), (new_header * size, backup)];
-    relocation.zero = old_backup(&header, &record, &used, array_blocks, source_blocks, new_array)
-        .map(|(first, end)| (first * size, (end - first) * size))
-        .into_iter()
-        .collect();
+    relocation.zero = old_backup(
+        &header,
+        &record,
+        &used,
+        array_blocks,
+        source_blocks.saturating_sub(TAIL / size)..source_blocks,
+        new_array,
+    )
+    .map(|(first, end)| (first * size, (end - first) * size))
+    .into_iter()
+    .collect();
     Ok(relocation)
 }
 
@@ -123,18 +135,23 @@ fn array_in(head: &[u8], header: &Header, size: u64) -> Option<Vec<u8>> {
     Some(head.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?.to_vec())
 }
 
-/// The blocks of the old backup [first, end), if they are nobody's: behind the old usable range, inside the source, in no
-/// partition of the GPT or a hybrid MBR, and not where the new backup goes.
+/// The blocks of the old backup [first, end), if they are nobody's: behind the old usable range, in the source's last MiB, in
+/// no partition of the GPT or a hybrid MBR, and not where the new backup goes. A backup that is not in the last MiB was
+/// left behind when the source itself grew; it is dead already and stays.
 fn old_backup(
     header: &Header,
     record: &Record,
     used: &[(u64, u64)],
     array_blocks: u64,
-    source_blocks: u64,
+    source: std::ops::Range<u64>,
     new_array: u64,
 ) -> Option<(u64, u64)> {
     let old = header.alternate;
-    let first = old.checked_sub(array_blocks).filter(|&first| first > header.last && old < source_blocks)?;
+    let first =
+        old.checked_sub(array_blocks).filter(|first| *first > header.last && source.contains(first))?;
+    if !source.contains(&old) {
+        return None;
+    }
     let end = (old + 1).min(new_array);
     let free_of = |start: u64, last: u64| last < first || start >= end;
     let hybrid = record

@@ -79,15 +79,41 @@ pub async fn run(
     };
     let outcome = epoch.run(session, inbox, outbox, joins, events).await;
     // Streams first: they hold queues. Then whatever the threads have taken.
-    let flushing = epoch.flushing.take();
-    drop(epoch);
-    tokio::task::yield_now().await;
+    let Epoch { queue, streams, report, work, flushing, unflushed, disks, .. } = epoch;
+    drop((queue, streams, report));
     pool.join().await;
-    if let Some((flush, _)) = flushing {
-        drop(flush.await);
+    if let Err(error) = settle(disks, work, flushing, unflushed).await {
+        events.tell(Event::Stage { text: format!("what was written last does not count: {error:#}") });
     }
     outcome
 }
+
+/// After the drain: flushes what was written but not yet acknowledged, so that a cut costs only what was in flight.
+async fn settle(
+    disks: Arc<Vec<SessionDisk>>,
+    mut work: mpsc::UnboundedReceiver<Work>,
+    flushing: Option<Flushing>,
+    mut unflushed: HashMap<u16, Vec<Extent>>,
+) -> Result<()> {
+    if let Some((flush, batch)) = flushing {
+        flush.await.context("the flush broke off")??;
+        batch.iter().for_each(|(disk, extents)| disks[usize::from(*disk)].set_durable(extents));
+    }
+    while let Some(done) = work.recv().await {
+        if let Work::Written { disk, extent } = done {
+            unflushed.entry(disk).or_default().push(extent);
+        }
+    }
+    let flush = tokio::task::spawn_blocking(move || {
+        flush_all(&disks)?;
+        unflushed.iter().for_each(|(disk, extents)| disks[usize::from(*disk)].set_durable(extents));
+        Ok(())
+    });
+    flush.await.context("the flush broke off")?
+}
+
+/// A flush at work, and what it will cover.
+type Flushing = (JoinHandle<Result<()>>, HashMap<u16, Vec<Extent>>);
 
 struct Epoch {
     disks: Arc<Vec<SessionDisk>>,
@@ -101,7 +127,7 @@ struct Epoch {
     open_pass: watch::Sender<(u32, Option<PassKind>)>,
     unflushed: HashMap<u16, Vec<Extent>>,
     unflushed_bytes: u64,
-    flushing: Option<(JoinHandle<Result<()>>, HashMap<u16, Vec<Extent>>)>,
+    flushing: Option<Flushing>,
     received: u64,
 }
 
@@ -344,7 +370,7 @@ impl Epoch {
     }
 }
 
-async fn flushed(flushing: &mut Option<(JoinHandle<Result<()>>, HashMap<u16, Vec<Extent>>)>) -> Result<()> {
+async fn flushed(flushing: &mut Option<Flushing>) -> Result<()> {
     match flushing {
         Some((flush, _)) => flush.await.context("the flush broke off")?,
         None => std::future::pending().await,
@@ -352,7 +378,7 @@ async fn flushed(flushing: &mut Option<(JoinHandle<Result<()>>, HashMap<u16, Vec
 }
 
 fn flush_all(disks: &[SessionDisk]) -> Result<()> {
-    disks.iter().try_for_each(|disk| disk.replica.flush()).context("flushing before the read-back")
+    disks.iter().try_for_each(|disk| disk.replica.flush()).context("flushing")
 }
 
 fn claim(set: &mut ChunkSet, first: u64, count: u64) -> Result<()> {

@@ -51,6 +51,14 @@ pub struct ReceiveOptions {
     pub software: String,
 }
 
+/// The epoch that is running, as the door needs to know it.
+struct Running {
+    cancel: CancellationToken,
+    joins: mpsc::Sender<LinkReader>,
+    token: [u8; 32],
+    certificate: Vec<u8>,
+}
+
 /// How an epoch ended.
 enum End {
     /// Committed, and the sender knows.
@@ -83,20 +91,21 @@ pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, event
     let _listening =
         AbortOnDropHandle::new(tokio::spawn(door.listen(listener, identity, arrivals, events.clone())));
     let (ends, mut ended) = mpsc::channel(4);
-    let mut running: Option<(CancellationToken, mpsc::Sender<LinkReader>, [u8; 32], Vec<u8>)> = None;
+    let mut running: Option<Running> = None;
     loop {
         tokio::select! {
             arrival = arrived.recv() => match arrival.context("the listener is gone")? {
                 Arrival::Void(text) => return Err(PeerFault { fault: Fault::CodeVoid, text }.into()),
                 Arrival::Control(link) => {
                     // The newest dialler who knows the code wins: a dead link may look alive for long.
-                    if let Some((cancel, ..)) = running.take() {
-                        cancel.cancel();
+                    if let Some(running) = running.take() {
+                        running.cancel.cancel();
                     }
                     let cancel = CancellationToken::new();
                     let (joins, joined) = mpsc::channel(16);
                     let token = random::bytes()?;
-                    running = Some((cancel.clone(), joins, token, link.peer_certificate.clone()));
+                    let certificate = link.peer_certificate.clone();
+                    running = Some(Running { cancel: cancel.clone(), joins, token, certificate });
                     let (host, ends) = (Arc::clone(&host), ends.clone());
                     tokio::spawn(async move {
                         let end = host.serve(link, joined, token, cancel).await;
@@ -104,10 +113,12 @@ pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, event
                     });
                 }
                 Arrival::Data { link, token } => {
-                    if let Some((_, joins, expected, certificate)) = &running
-                        && token == *expected && link.peer_certificate == *certificate
+                    if let Some(running) = &running
+                        && token == running.token
+                        && link.peer_certificate == running.certificate
                     {
-                        drop(joins.try_send(link.patient().split().0));
+                        // A full queue means more streams than any sender opens: the stream is dropped.
+                        drop(running.joins.try_send(link.patient().split().0));
                     }
                 }
             },

@@ -85,6 +85,7 @@ impl Sender {
             ensure!(said == pairs, "the receiver began with other disks than were assigned");
             let durable_chunks = states.iter().flat_map(|s| &s.durable).map(|extent| extent.count).sum();
             self.events.tell(Event::Epoch { epoch, durable_chunks });
+            self.begun.store(true, Ordering::Relaxed);
             let pool = Pool::start("read", THREADS).context("starting reader threads")?;
             let streams = Streams::open(self, address, certificate, token).await?;
             let mut passes =

@@ -6,7 +6,7 @@ mod produce;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -43,6 +43,7 @@ struct Sender {
     identity: TlsIdentity,
     disks: Arc<Vec<SourceDisk>>,
     wire_bytes: Arc<AtomicU64>,
+    begun: AtomicBool,
     events: Events,
 }
 
@@ -63,10 +64,16 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
     let disks =
         Arc::new(options.disks.iter().map(|end| SourceDisk::new(Arc::clone(end))).collect::<Vec<_>>());
     let identity = TlsIdentity::generate()?;
-    let sender = Sender { options, identity, disks, wire_bytes: Arc::default(), events };
+    let sender = Sender {
+        options,
+        identity,
+        disks,
+        wire_bytes: Arc::default(),
+        begun: AtomicBool::new(false),
+        events,
+    };
     let mut wait = 1;
     loop {
-        let began = tokio::time::Instant::now();
         match sender.epoch().await {
             Ok(report) => {
                 let resent_chunks = sender.disks.iter().map(|d| d.resent.load(Ordering::Relaxed)).sum();
@@ -78,7 +85,8 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
             }
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
-                if began.elapsed() > Duration::from_secs(60) {
+                // An epoch that had begun says that the other end is there: no reason to wait longer and longer.
+                if sender.begun.swap(false, Ordering::Relaxed) {
                     wait = 1;
                 }
                 sender.events.tell(Event::Lost { reason: format!("{error:#}"), wait });

@@ -1,8 +1,9 @@
 //! Two ends on the loopback, image files, and a proxy between them that can cut.
-#![allow(dead_code, reason = "each test file uses its share")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests; each file uses its share")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::{Event, Events, Report};
 use gantry_wire::{Code, Stage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 pub const MIB: u64 = 1 << 20;
@@ -95,6 +97,9 @@ impl Log {
         }
         panic!("waited 30 s in vain; events: {:?}", self.0.lock().unwrap());
     }
+    pub fn epochs(&self) -> u64 {
+        self.0.lock().unwrap().iter().filter(|e| matches!(e, Event::Epoch { .. })).count() as u64
+    }
     pub async fn address(&self) -> SocketAddr {
         self.wait(|e| match e {
             Event::Listening { address } => address.parse().ok(),
@@ -170,57 +175,137 @@ pub fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Passes connections on until it is told to cut them all.
+/// Passes connections on until it is told to cut them all; each generation comes from another loopback address.
 pub struct Proxy {
     pub address: SocketAddr,
-    pub cut: tokio::sync::watch::Sender<u64>,
-    pub bytes: Arc<std::sync::atomic::AtomicU64>,
+    to: Arc<Mutex<SocketAddr>>,
+    cut: tokio::sync::watch::Sender<u8>,
+    bytes: Arc<AtomicU64>,
 }
 
 impl Proxy {
     pub async fn start(to: SocketAddr) -> Self {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let cut = tokio::sync::watch::Sender::new(0);
-        let bytes = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let (cuts, count) = (cut.clone(), Arc::clone(&bytes));
+        let cut = tokio::sync::watch::Sender::new(1);
+        let proxy = Self { address, to: Arc::new(Mutex::new(to)), cut: cut.clone(), bytes: Arc::default() };
+        let (to, count) = (Arc::clone(&proxy.to), Arc::clone(&proxy.bytes));
         tokio::spawn(async move {
             loop {
-                let (mut here, _) = listener.accept().await.unwrap();
-                let mut cuts = cuts.subscribe();
-                let count = Arc::clone(&count);
+                let (here, _) = listener.accept().await.unwrap();
+                let (to, count) = (*to.lock().unwrap(), Arc::clone(&count));
+                let mut cuts = cut.subscribe();
+                let from = [127, 0, 1, *cuts.borrow_and_update()];
                 tokio::spawn(async move {
-                    let Ok(mut there) = tokio::net::TcpStream::connect(to).await else { return };
-                    let (mut here_in, mut here_out) = here.split();
-                    let (mut there_in, mut there_out) = there.split();
-                    let up = async {
-                        let mut buffer = vec![0; 65536];
-                        loop {
-                            let n = here_in.read(&mut buffer).await.unwrap_or(0);
-                            if n == 0 || there_out.write_all(&buffer[..n]).await.is_err() {
-                                break;
-                            }
-                            count.fetch_add(n as u64, std::sync::atomic::Ordering::Relaxed);
-                        }
-                        drop(there_out.shutdown().await);
-                    };
-                    let down = async {
-                        drop(tokio::io::copy(&mut there_in, &mut here_out).await);
-                        drop(here_out.shutdown().await);
-                    };
+                    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                    socket.bind((from, 0).into()).unwrap();
+                    let Ok(there) = socket.connect(to).await else { return };
                     tokio::select! {
                         _ = cuts.changed() => {}
-                        _ = async { tokio::join!(up, down) } => {}
+                        () = carry(here, there, &count) => {}
                     }
                 });
             }
         });
-        Self { address, cut, bytes }
+        proxy
     }
 
+    /// Breaks every connection, without a farewell.
     pub fn cut_all(&self) {
         self.cut.send_modify(|n| *n += 1);
+    }
+
+    /// New connections go there.
+    pub fn redirect(&self, to: SocketAddr) {
+        *self.to.lock().unwrap() = to;
+    }
+
+    /// Bytes that have crossed towards the receiver.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many bytes have crossed.
+    pub async fn passed(&self, bytes: u64) {
+        while self.bytes() < bytes {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn carry(mut here: tokio::net::TcpStream, mut there: tokio::net::TcpStream, count: &AtomicU64) {
+    let (mut here_in, mut here_out) = here.split();
+    let (mut there_in, mut there_out) = there.split();
+    let up = async {
+        let mut buffer = vec![0; 65536];
+        loop {
+            let n = here_in.read(&mut buffer).await.unwrap_or(0);
+            if n == 0 || there_out.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+            count.fetch_add(n as u64, Ordering::Relaxed);
+        }
+        drop(there_out.shutdown().await);
+    };
+    let down = async {
+        drop(tokio::io::copy(&mut there_in, &mut here_out).await);
+        drop(here_out.shutdown().await);
+    };
+    tokio::join!(up, down);
+}
+
+/// A disk that dies after so many writes, zeroes and flushes, as if its machine had lost power: from then on every call
+/// fails. What was written before stays.
+pub struct Mortal {
+    inner: ImageFile,
+    left: AtomicU64,
+}
+
+impl Mortal {
+    pub fn open(path: &Path, operations: u64) -> Arc<Self> {
+        Arc::new(Self { inner: ImageFile::open_target(path).unwrap(), left: AtomicU64::new(operations) })
+    }
+    pub fn is_dead(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
+    }
+    fn live(&self) -> gantry_disk::Result<()> {
+        let alive = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let gone =
+            || gantry_disk::DiskError::io("mortal", "living", std::io::Error::other("the machine is off"));
+        alive.map(drop).map_err(|_| gone())
+    }
+}
+
+impl Geometry for Mortal {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn sector_size(&self) -> gantry_disk::SectorSize {
+        self.inner.sector_size()
+    }
+    fn identity(&self) -> &gantry_disk::Identity {
+        self.inner.identity()
+    }
+}
+
+impl ReadAt for Mortal {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
+        self.inner.read_at(offset, buffer)
+    }
+}
+
+impl WriteAt for Mortal {
+    fn write_at(&self, offset: u64, data: &[u8]) -> gantry_disk::Result<()> {
+        self.live()?;
+        self.inner.write_at(offset, data)
+    }
+    fn zero_at(&self, offset: u64, length: u64) -> gantry_disk::Result<()> {
+        self.live()?;
+        self.inner.zero_at(offset, length)
+    }
+    fn flush(&self) -> gantry_disk::Result<()> {
+        self.live()?;
+        self.inner.flush()
     }
 }
 

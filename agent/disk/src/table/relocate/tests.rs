@@ -107,6 +107,43 @@ fn a_partition_in_the_old_backup_is_never_zeroed() {
     assert!(hybrid.notes[0].contains("hybrid"), "{:?}", hybrid.notes);
 }
 
+/// A source that grew once and was never repaired: its backup lies in the middle, where nobody may touch it.
+#[test]
+fn a_backup_that_was_left_behind_stays_and_the_new_one_is_right() {
+    let mut source = sample(SectorSize::B512, 8 * MIB);
+    source.resize(12 * MIB, 0);
+    let (disk, relocation) = cross(&source, 16 * MIB, SectorSize::B512).unwrap();
+    assert_eq!(relocation.zero, []);
+    assert_eq!(disk[7 * MIB..8 * MIB], source[7 * MIB..8 * MIB]);
+    assert_eq!(table::read(&Memory::new(disk, 512)).unwrap().unwrap().faults, []);
+}
+
+proptest! {
+    /// Whatever a source's head holds, relocation ends in changes inside the target's last MiB, or in an error.
+    #[test]
+    fn garbage_never_panics(
+        edits in prop::collection::vec((440usize..1200, any::<u8>()), 0..16),
+        growth in 0usize..3,
+        reseal in any::<bool>(),
+    ) {
+        let mut source = sample(SectorSize::B512, 8 * MIB);
+        for (at, value) in edits {
+            source[at] = value;
+        }
+        if reseal {
+            let sum = crc(&source[1024..1024 + 16384]);
+            source[512 + 88..512 + 92].copy_from_slice(&sum.to_le_bytes());
+            seal(&mut source[512..1024], 92);
+        }
+        let target = 8 * MIB + growth * 700 * 512;
+        if let Ok((_, relocation)) = cross(&source, target, SectorSize::B512) {
+            let inside = |at: u64, length: u64, size: usize| at >= (size - MIB) as u64 && at + length <= size as u64;
+            prop_assert!(relocation.tail_writes.iter().all(|(at, bytes)| inside(*at, bytes.len() as u64, target)));
+            prop_assert!(relocation.zero.iter().all(|(at, length)| inside(*at, *length, 8 * MIB)));
+        }
+    }
+}
+
 /// A loop device with the wanted sector size, for tools that cannot be told it. Detached when dropped.
 struct Loop(PathBuf);
 

@@ -1,0 +1,81 @@
+//! `gantry copy`: any disk end to any disk end on one host.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use gantry_disk::relation::relation;
+use gantry_disk::roots::Roots;
+use gantry_disk::size::human;
+use gantry_disk::{ImageFile, WriteAt};
+use gantry_replicate::local::copy;
+
+use crate::ends::{self, EraseRule};
+use crate::finisher::Finish;
+use crate::{events, machine};
+
+/// Copy a disk or image onto another, read it back, compare, and only then make it bootable.
+///
+/// A target file that does not exist is made, as large as the source. Exit codes: 0 copied and verified; 3 refused; 1
+/// anything else.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Disk by path, serial number or WWN, or an image file.
+    source: String,
+    /// Disk by path, serial number or WWN, or an image file.
+    target: String,
+    /// The target may be erased although it carries something: name it again, by serial number, WWN or path.
+    #[arg(long, value_name = "DISK")]
+    erase: Vec<String>,
+    /// Keep the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print events as JSON, one a line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    match work(&args) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Ok(machine::fail(&error)),
+    }
+}
+
+fn work(args: &Args) -> Result<()> {
+    let (source_path, target_path) = (Path::new(&args.source), Path::new(&args.target));
+    let related = target_path.exists() && source_path.exists();
+    if related
+        && let Some(why) =
+            relation(&Roots::default(), source_path, target_path)?.refusal(source_path, target_path)
+    {
+        return Err(machine::Refused(why).into());
+    }
+    let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0);
+    let target: Arc<dyn WriteAt> = if !target_path.exists() && target_path.parent() != Some(Path::new("/dev"))
+    {
+        Arc::new(ImageFile::create(target_path, source.size())?)
+    } else {
+        // A code stands for a job whose label would be taken up again; a copy has none.
+        let code = gantry_wire::Code::from_random(gantry_replicate::random::bytes()?);
+        let rule = EraseRule { erase: args.erase.clone(), blank_only: false };
+        let target = ends::targets(std::slice::from_ref(&args.target), &rule, &code)?.remove(0);
+        match target.end {
+            Some(end) => end,
+            None => bail!(machine::Refused(format!("{}: {}", target.info.path, target.info.refusal))),
+        }
+    };
+    let finisher = Finish { appliance: false, job: String::new() };
+    let report = copy(&*source, target, &finisher, &machine::software(), &events::sink(args.json))?;
+    if let Some(path) = &args.report {
+        let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
+        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if !args.json {
+        for disk in &report.disks {
+            println!("copied and verified {} of {} onto {}", human(disk.size), disk.source, disk.target);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! From names on the command line to open disk ends, past all the rules that protect what is on them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use gantry_disk::inventory::{Disk, is_called, scan, select};
+use gantry_disk::label::{HEAD, parse};
+use gantry_disk::mark::{self, Mark, smbios_uuid};
+use gantry_disk::peek::Peek;
+use gantry_disk::roots::Roots;
+use gantry_disk::survey::survey;
+use gantry_disk::usage::{free_or_why, refusal};
+use gantry_disk::{BlockDevice, Geometry, Identity, ImageFile, ReadAt, WriteAt};
+use gantry_replicate::receiver::{TargetDisk, disk_info};
+use gantry_wire::code::job_tag;
+use gantry_wire::{Code, DiskInfo};
+
+/// What to do about disks that carry something.
+#[derive(Debug, Clone, Default)]
+pub struct EraseRule {
+    /// Serial numbers, WWNs or paths that may be erased.
+    pub erase: Vec<String>,
+    /// The code came from the kernel line: only blank disks (law 13).
+    pub blank_only: bool,
+}
+
+/// The disks of this machine, or those named, for sending. A name may be an image file.
+pub fn sources(names: &[String]) -> Result<Vec<Arc<dyn ReadAt>>> {
+    let roots = Roots::default();
+    let inventory = scan(&roots).context("listing the disks of this machine")?;
+    let mut ends: Vec<Arc<dyn ReadAt>> = Vec::new();
+    for chosen in choose(&inventory.disks, names)? {
+        match chosen {
+            Chosen::File(path) => ends.push(Arc::new(ImageFile::open_source(&path)?)),
+            Chosen::Disk(disk) => {
+                let uses = free_or_why(&roots, disk)?;
+                if !uses.is_empty() {
+                    return Err(refusal(disk, &uses).into());
+                }
+                let path = PathBuf::from(&disk.identity.path);
+                ends.push(Arc::new(BlockDevice::open_source(&path, disk.identity.clone())?));
+            }
+        }
+    }
+    if ends.is_empty() {
+        bail!("this machine has no disk to send (boot media and virtual devices do not count)");
+    }
+    Ok(ends)
+}
+
+/// The disks of this machine, or those named, for receiving. Those that must not be written are not opened, and say why.
+pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<TargetDisk>> {
+    let roots = Roots::default();
+    let inventory = scan(&roots).context("listing the disks of this machine")?;
+    let mut targets = Vec::new();
+    for chosen in choose(&inventory.disks, names)? {
+        targets.push(match chosen {
+            Chosen::File(path) => file_target(&path, rule, code)?,
+            Chosen::Disk(disk) => disk_target(&roots, disk, rule, code)?,
+        });
+    }
+    if targets.is_empty() {
+        bail!(
+            "this machine has no disk that could take a replica (boot media and virtual devices do not count)"
+        );
+    }
+    Ok(targets)
+}
+
+/// The live mark of this very job on one of the disks: the session was committed before this process was started.
+pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<Mark> {
+    let uuid = smbios_uuid(&Roots::default()).ok()?;
+    let now = mark::Moment::of(std::time::SystemTime::now());
+    targets.iter().find_map(|target| {
+        let head = head_of(Path::new(&target.info.path)).ok()?;
+        mark::read(&head).filter(|mark| mark.is_live(&uuid, now) && mark.job == job_tag(code))
+    })
+}
+
+/// First 8 bytes of the job tag, as labels carry it.
+pub fn job_bytes(code: &Code) -> [u8; 8] {
+    let tag = job_tag(code);
+    let mut bytes = [0; 8];
+    for (byte, pair) in bytes.iter_mut().zip(tag.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(pair).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    bytes
+}
+
+enum Chosen<'a> {
+    Disk(&'a Disk),
+    File(PathBuf),
+}
+
+fn choose<'a>(disks: &'a [Disk], names: &[String]) -> Result<Vec<Chosen<'a>>> {
+    if names.is_empty() {
+        return Ok(disks
+            .iter()
+            .filter(|disk| !disk.read_only && !disk.removable)
+            .map(Chosen::Disk)
+            .collect());
+    }
+    let one = |name: &String| {
+        let path = Path::new(name);
+        if path.is_file() {
+            Ok(Chosen::File(path.to_owned()))
+        } else {
+            Ok(Chosen::Disk(select(disks, name)?))
+        }
+    };
+    names.iter().map(one).collect()
+}
+
+fn head_of(path: &Path) -> Result<Vec<u8>> {
+    let disk = Peek::open(path)?;
+    let mut head = vec![0; HEAD.min(disk.size() as usize)];
+    disk.read_at(0, &mut head)?;
+    Ok(head)
+}
+
+/// Why the erase rule forbids this disk, if it does.
+fn forbidden(
+    path: &Path,
+    identity: &Identity,
+    size: u64,
+    named: bool,
+    rule: &EraseRule,
+    code: &Code,
+) -> Result<Option<String>> {
+    if parse(&head_of(path)?).is_some_and(|label| label.job == job_bytes(code)) {
+        return Ok(None);
+    }
+    let found = survey(path)?;
+    if found.blank {
+        return Ok(None);
+    }
+    if named && rule.blank_only {
+        return Ok(Some(
+            "carries something, and a code from the kernel line is only for blank disks".to_owned(),
+        ));
+    }
+    Ok((!named).then(|| found.refusal(identity, size).operation))
+}
+
+fn file_target(path: &Path, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
+    let peek = Peek::open(path)?;
+    let info = disk_info(&peek);
+    let same = |name: &String| {
+        std::fs::canonicalize(name).is_ok_and(|named| path.canonicalize().is_ok_and(|p| p == named))
+    };
+    let named = rule.erase.iter().any(same);
+    match forbidden(path, peek.identity(), peek.size(), named, rule, code)? {
+        Some(why) => Ok(refused(info, why)),
+        None => Ok(TargetDisk::usable(Arc::new(ImageFile::open_target(path)?))),
+    }
+}
+
+fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
+    let path = PathBuf::from(&disk.identity.path);
+    let info = DiskInfo {
+        path: disk.identity.path.clone(),
+        serial: disk.identity.serial.clone(),
+        model: disk.identity.model.clone(),
+        size: disk.size,
+        sector_size: disk.sector.bytes(),
+        refusal: String::new(),
+    };
+    // Sources are set read-only, and stay so when a sender is started again; a target must be writable.
+    if disk.read_only {
+        return Ok(refused(info, "is read-only".to_owned()));
+    }
+    let uses = free_or_why(roots, disk)?;
+    if !uses.is_empty() {
+        return Ok(refused(info, refusal(disk, &uses).operation));
+    }
+    let named = rule.erase.iter().any(|name| is_called(disk, name));
+    if let Some(why) = forbidden(&path, &disk.identity, disk.size, named, rule, code)? {
+        return Ok(refused(info, why));
+    }
+    let end: Arc<dyn WriteAt> = Arc::new(BlockDevice::open_target(&path, disk.identity.clone())?);
+    Ok(TargetDisk::usable(end))
+}
+
+fn refused(info: DiskInfo, refusal: String) -> TargetDisk {
+    TargetDisk { info: DiskInfo { refusal, ..info }, end: None }
+}
+
+/// Opens an end only to read it: devices past the page cache, so that what is compared is the medium.
+pub fn reader(name: &str) -> Result<Box<dyn ReadAt>> {
+    let path = Path::new(name);
+    Ok(match path.is_file() {
+        true => Box::new(ImageFile::open_source(path)?),
+        false => Box::new(BlockDevice::open_reader(path, Identity::default())?),
+    })
+}

@@ -1,0 +1,147 @@
+//! From verified bytes to a machine that starts here: the transforms for another disk size, repair, the mark.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use gantry_disk::label::HEAD;
+use gantry_disk::mark::{self, Mark, Moment, smbios_uuid};
+use gantry_disk::roots::Roots;
+use gantry_disk::table::relocate::relocate;
+use gantry_disk::view::View;
+use gantry_replicate::Report;
+use gantry_replicate::commit::{FinishDisk, Finisher};
+use gantry_wire::Stage;
+
+/// Where plan and report lie while repair is at work.
+const RUN: &str = "/run/gantry";
+
+/// The finisher of `receive` and `copy`.
+pub struct Finish {
+    /// Repair and mark: only in the appliance on the target itself.
+    pub appliance: bool,
+    /// Tag of the pairing code, for the mark.
+    pub job: String,
+}
+
+impl Finisher for Finish {
+    fn finish(
+        &self,
+        disks: &mut [FinishDisk],
+        report: &mut Report,
+        tell: &dyn Fn(Stage, &str),
+    ) -> Result<()> {
+        for disk in disks.iter_mut() {
+            grow(disk, report)?;
+        }
+        if !self.appliance {
+            return Ok(());
+        }
+        tell(Stage::Repairing, "repairing the replica");
+        repair(disks, report, tell)?;
+        if let Some(boot) = disks.first_mut() {
+            match self.mark(boot, &report.session) {
+                Ok(text) | Err(text) => {
+                    tell(Stage::Repairing, &text);
+                    report.transforms.push(text);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves the end of a GPT to the end of a larger disk.
+fn grow(disk: &mut FinishDisk, report: &mut Report) -> Result<()> {
+    let Some((0, head)) = disk.pieces.first_mut() else { bail!("{}: the head is not held", disk.path) };
+    let head_size = head.len().min(HEAD);
+    let moved = relocate(&mut head[..head_size], disk.source_size, disk.size, disk.sector_size)?;
+    for (offset, length) in moved.zero {
+        put(disk, offset, &vec![0; length as usize])?;
+    }
+    for (offset, bytes) in moved.tail_writes {
+        put(disk, offset, &bytes)?;
+    }
+    report.transforms.extend(moved.notes.into_iter().map(|note| format!("{}: {note}", disk.path)));
+    Ok(())
+}
+
+/// Changes held bytes.
+fn put(disk: &mut FinishDisk, offset: u64, bytes: &[u8]) -> Result<()> {
+    let end = offset + bytes.len() as u64;
+    let piece =
+        disk.pieces.iter_mut().find(|(start, held)| offset >= *start && end <= *start + held.len() as u64);
+    let (start, held) =
+        piece.with_context(|| format!("{}: byte {offset} is not held in memory", disk.path))?;
+    let at = (offset - *start) as usize;
+    held[at..at + bytes.len()].copy_from_slice(bytes);
+    Ok(())
+}
+
+/// Shows the disks as they will be, and runs `gantry repair` on them: plan, then apply.
+fn repair(disks: &mut [FinishDisk], report: &mut Report, tell: &dyn Fn(Stage, &str)) -> Result<()> {
+    let mut views = Vec::new();
+    for (i, disk) in disks.iter().enumerate() {
+        let name = format!("gantry{i}");
+        views.push(View::open(&name, Path::new(&disk.path), disk.size, disk.sector_size, &disk.pieces)?);
+    }
+    let nodes: Vec<PathBuf> = views.iter().map(|view| view.node().to_owned()).collect();
+    let outcome = run_repair(&nodes, report, tell);
+    for (disk, view) in disks.iter_mut().zip(views) {
+        disk.pieces = view.close()?;
+    }
+    outcome
+}
+
+fn run_repair(nodes: &[PathBuf], report: &mut Report, tell: &dyn Fn(Stage, &str)) -> Result<()> {
+    let run = Path::new(RUN);
+    let (plan, kept) = (run.join("plan.json"), run.join("report.json"));
+    gantry(&["repair", "--plan"], &plan, &[], nodes, tell).context("planning the repair")?;
+    let text = fs::read_to_string(&plan).with_context(|| format!("reading {}", plan.display()))?;
+    report.repair = serde_json::from_str(&text).context("reading the plan")?;
+    fs::write(&kept, serde_json::to_vec_pretty(report)?)
+        .with_context(|| format!("writing {}", kept.display()))?;
+    let keep = ["--keep-report".as_ref(), kept.as_os_str()];
+    gantry(&["repair", "--apply"], &plan, &keep, nodes, tell).context("applying the repair")
+}
+
+/// Runs this program again as a child: what repair runs of the guest's can then never hold our disks or memory.
+fn gantry(
+    words: &[&str],
+    plan: &Path,
+    more: &[&std::ffi::OsStr],
+    nodes: &[PathBuf],
+    tell: &dyn Fn(Stage, &str),
+) -> Result<()> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(words).arg(plan).args(more).args(nodes);
+    let output = command.output().context("starting gantry repair")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    for line in said.lines() {
+        tell(Stage::Repairing, line);
+    }
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}{}", output.status, why.trim(), if why.trim().is_empty() { said.trim() } else { "" });
+    }
+    Ok(())
+}
+
+impl Finish {
+    /// Puts the mark onto the boot disk, so that our medium starts it on this very machine. Both outcomes are words.
+    fn mark(&self, disk: &mut FinishDisk, session: &str) -> Result<String, String> {
+        let no = |why: String| format!("no mark on {}: {why}; the boot order must start it", disk.path);
+        let uuid = smbios_uuid(&Roots::default()).map_err(|error| no(error.to_string()))?;
+        let mark = Mark::new(session, &self.job, &uuid, Moment::of(SystemTime::now()));
+        let Some((0, head)) = disk.pieces.first_mut() else {
+            return Err(no("its head is not held".to_owned()));
+        };
+        mark::place(head, disk.sector_size, &mark).map_err(|reason| no(reason.to_string()))?;
+        Ok(format!(
+            "{}: marked to be started by the Gantry medium on this machine, for a day at most",
+            disk.path
+        ))
+    }
+}

@@ -1,0 +1,46 @@
+//! What this machine and this software are called.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use gantry_replicate::link::PeerFault;
+use tokio::runtime::Runtime;
+
+/// The runtime of a replication. At least four workers, and the drivers are looked at often: on one slow processor a
+/// worker that encrypts would otherwise keep timers and pings waiting for half a minute, and the link would look dead.
+pub fn runtime() -> Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).max(4);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(workers).event_interval(5).enable_all().build().context("starting the runtime")
+}
+
+/// Exit code: refused, and trying again will not help before a person has changed something.
+pub const REFUSED: u8 = 3;
+
+/// Vendor, product and host name, as far as they are known.
+pub fn name() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let parts =
+        ["/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name", "/proc/sys/kernel/hostname"]
+            .map(read);
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty() && part != "(none)").collect();
+    if parts.is_empty() { "unnamed machine".to_owned() } else { parts.join(" ") }
+}
+
+/// Name and version of this program.
+pub fn software() -> String {
+    format!("gantry {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Prints an error and chooses the exit code: [`REFUSED`] for what only a person can change, else 1.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    println!("gantry: {error:#}");
+    let disk = error.chain().any(|cause| cause.is::<gantry_disk::DiskError>());
+    let refused = disk || error.chain().any(|cause| cause.is::<PeerFault>() || cause.is::<Refused>());
+    ExitCode::from(if refused { REFUSED } else { 1 })
+}
+
+/// Something this program will not do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);

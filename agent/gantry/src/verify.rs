@@ -1,0 +1,68 @@
+//! `gantry verify`: compares two disk ends.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use gantry_replicate::local::verify;
+
+use crate::{ends, events, machine};
+
+/// Compare two disks or images byte by byte, and print the root of each.
+///
+/// Exit codes: 0 equal; 4 they differ; 3 refused; 1 anything else.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Disk or image file.
+    first: String,
+    /// Disk or image file.
+    second: String,
+    /// Print events and the outcome as JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit code: the two differ.
+const DIFFERENT: u8 = 4;
+/// Differing places that are listed.
+const SHOWN: usize = 16;
+
+pub fn run(args: Args) -> Result<ExitCode> {
+    match work(&args) {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::from(DIFFERENT)),
+        Err(error) => Ok(machine::fail(&error)),
+    }
+}
+
+fn work(args: &Args) -> Result<bool> {
+    let (first, second) = (ends::reader(&args.first)?, ends::reader(&args.second)?);
+    let found = verify(&*first, &*second, &events::sink(args.json))?;
+    let same_size = first.size() == second.size();
+    let equal = same_size && found.differing.is_empty();
+    if args.json {
+        let line = serde_json::json!({
+            "event": "compared", "equal": equal, "compared": found.compared, "first": found.first,
+            "second": found.second, "differing": found.differing,
+        });
+        println!("{line}");
+        return Ok(equal);
+    }
+    println!("{}: root {}", args.first, found.first);
+    println!("{}: root {}", args.second, found.second);
+    if !same_size {
+        println!(
+            "sizes differ: {} and {} bytes; compared the first {}",
+            first.size(),
+            second.size(),
+            found.compared
+        );
+    }
+    for offset in found.differing.iter().take(SHOWN) {
+        println!("differ in the MiB at byte {offset}");
+    }
+    if found.differing.len() > SHOWN {
+        println!("... and in {} more MiB", found.differing.len() - SHOWN);
+    }
+    println!("{}", if equal { "equal" } else { "NOT equal" });
+    Ok(equal)
+}

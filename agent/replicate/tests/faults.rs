@@ -1,0 +1,149 @@
+//! Links are cut, ends die: the data arrive all the same, and what crosses twice is bounded.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod lab;
+
+use std::time::Duration;
+
+use gantry_disk::label::parse;
+use gantry_replicate::Event;
+use lab::*;
+
+/// Chunks that may be on their way when a link is cut: reader runs, queues, socket buffers.
+const IN_FLIGHT: u64 = 4 * 8 + 8 + 16;
+
+fn seed() -> u64 {
+    match std::env::var("GANTRY_SEED").ok().and_then(|text| text.parse().ok()) {
+        Some(seed) => seed,
+        None => {
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into()
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_links_cost_only_what_was_in_flight() {
+    let seed = seed();
+    let images = Images::new(96 * MIB, 96 * MIB, seed);
+    let mut random = Random(seed);
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    let proxy = Proxy::start(receiver.address).await;
+    let (sender, log) = start_sender(source(&images.source), proxy.address, code());
+    let mut at = 0;
+    let mut cuts = 0;
+    for _ in 0..4 {
+        at += random.next() % (14 * MIB);
+        while proxy.bytes() < at && !sender.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if sender.is_finished() {
+            break;
+        }
+        proxy.cut_all();
+        cuts += 1;
+        // The next cut comes in a later epoch.
+        while log.epochs() <= cuts && !sender.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let sent = sender.await.unwrap().unwrap();
+    receiver.task.await.unwrap().unwrap();
+    images.assert_equal();
+    println!("{cuts} cuts, {} chunks crossed twice", sent.resent_chunks);
+    assert!(
+        sent.resent_chunks <= cuts * IN_FLIGHT,
+        "{} chunks crossed twice after {cuts} cuts",
+        sent.resent_chunks
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_died_goes_on_where_the_receiver_knows_it_was() {
+    let seed = seed();
+    let images = Images::new(96 * MIB, 96 * MIB, seed);
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    let proxy = Proxy::start(receiver.address).await;
+    let (first, _) = start_sender(source(&images.source), proxy.address, code());
+    proxy.passed(20 * MIB + Random(seed).next() % (10 * MIB)).await;
+    first.abort();
+    proxy.cut_all();
+    drop(first.await);
+    let (second, log) = start_sender(source(&images.source), proxy.address, code());
+    second.await.unwrap().unwrap();
+    receiver.task.await.unwrap().unwrap();
+    images.assert_equal();
+    let durable = log.wait(|e| match e {
+        Event::Epoch { durable_chunks, .. } => Some(*durable_chunks),
+        _ => None,
+    });
+    assert!(durable.await > 0, "what was acknowledged does not cross again");
+}
+
+/// The receiver's machine dies after every so many operations on its disk, in each phase including the head writes, and
+/// comes back under another address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_dies_at_any_point_is_taken_up_again() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let images = Images::new(24 * MIB, 26 * MIB, seed);
+    let mut life = target_life(&images.target, 20 + random.next() % 15);
+    let mut receiver = start_receiver(life.clone(), anywhere()).await;
+    let proxy = Proxy::start(receiver.address).await;
+    let (mut sender, _) = start_sender(source(&images.source), proxy.address, code());
+    let mut deaths = 0;
+    let report = loop {
+        tokio::select! {
+            done = &mut receiver.task => {
+                match done.unwrap() {
+                    Ok(report) => break report,
+                    // The finishing thread met its disk's death; a real machine would simply be gone.
+                    Err(error) => assert!(format!("{error:#}").contains("the machine is off"), "{error:#}"),
+                }
+            }
+            () = dead(&life) => receiver.task.abort(),
+        }
+        deaths += 1;
+        let medium = std::fs::read(&images.target).unwrap();
+        let label = parse(&medium);
+        println!("death {deaths}: label {:?}", label.as_ref().map(|label| label.stage));
+        let finished = {
+            let source = std::fs::read(&images.source).unwrap();
+            medium[..source.len()] == source
+        };
+        assert!(
+            label.is_some() || finished || medium[..512].iter().all(|b| *b == 0) || deaths == 1,
+            "half a head"
+        );
+        if finished {
+            // Power failed after the last sector and before the last word: the disk is whole.
+            sender.abort();
+            return;
+        }
+        proxy.cut_all();
+        if sender.is_finished() {
+            sender = start_sender(source(&images.source), proxy.address, code()).0;
+        }
+        while std::sync::Arc::strong_count(&life) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(life);
+        life = target_life(&images.target, 5 + 2 * deaths + random.next() % 3);
+        receiver = start_receiver(life.clone(), anywhere()).await;
+        proxy.redirect(receiver.address);
+    };
+    sender.await.unwrap().unwrap();
+    images.assert_equal();
+    println!("{deaths} deaths, root {}", report.disks[0].root);
+    assert!(deaths > 1, "the disk hardly died: little was tested");
+}
+
+fn target_life(path: &std::path::Path, operations: u64) -> std::sync::Arc<Mortal> {
+    Mortal::open(path, operations)
+}
+
+async fn dead(life: &Mortal) {
+    while !life.is_dead() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

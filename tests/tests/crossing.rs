@@ -1,0 +1,57 @@
+//! Whole machines cross, and are seen to boot.
+
+use anyhow::{Result, ensure};
+use gantry_qemu::Firmware;
+use gantry_tests::crossing::{Arrival, Crossing, Start};
+use gantry_tests::guest::Recipe;
+
+/// What a kernel prints when UEFI's Secure Boot has locked it down.
+const LOCKED_DOWN: &str = "Kernel is locked down from EFI Secure Boot";
+
+/// The whole way, watched only.
+fn cross(test: &str, recipe: Recipe, firmware: Firmware, start: Start) -> Result<Arrival> {
+    let mut crossing = Crossing::prepare(test, recipe, firmware, start)?;
+    let (target, code) = crossing.start_target()?;
+    let mut source = crossing.start_source(&code)?;
+    let locked = [source.console.has_shown(LOCKED_DOWN)?, target.console.has_shown(LOCKED_DOWN)?];
+    ensure!(locked == [firmware == Firmware::SecureBoot; 2], "lockdown of source and target: {locked:?}");
+    let mut replica = crossing.hand_over(target)?;
+    let arrival = crossing.arrive(&mut replica)?;
+    source.screenshot("end")?;
+    source.kill()?;
+    crossing.source_is_unchanged()?;
+    Ok(arrival)
+}
+
+#[test]
+fn bios_machine_crosses_by_direct_kernel() -> Result<()> {
+    cross("crossing-bios-kernel", Recipe::bookworm_bios(), Firmware::Bios, Start::Kernel).map(drop)
+}
+
+#[test]
+fn bios_machine_crosses_by_iso() -> Result<()> {
+    cross("crossing-bios-iso", Recipe::bookworm_bios(), Firmware::Bios, Start::Cd).map(drop)
+}
+
+#[test]
+fn uefi_machine_crosses_by_iso() -> Result<()> {
+    cross("crossing-uefi-iso", Recipe::bookworm_uefi(), Firmware::Uefi, Start::Cd).map(drop)
+}
+
+#[test]
+fn uefi_machine_crosses_by_iso_with_secure_boot_in_force() -> Result<()> {
+    let arrival =
+        cross("crossing-secure-boot-iso", Recipe::bookworm_uefi(), Firmware::SecureBoot, Start::Cd)?;
+    ensure!(arrival.lockdown == "integrity", "the replica's kernel says lockdown={}", arrival.lockdown);
+    Ok(())
+}
+
+#[test]
+fn bios_machine_crosses_by_pxe() -> Result<()> {
+    cross("crossing-bios-pxe", Recipe::bookworm_bios(), Firmware::Bios, Start::Network).map(drop)
+}
+
+#[test]
+fn uefi_machine_crosses_by_pxe() -> Result<()> {
+    cross("crossing-uefi-pxe", Recipe::bookworm_uefi(), Firmware::Uefi, Start::Network).map(drop)
+}
