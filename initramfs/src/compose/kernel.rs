@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::packages::Packages;
+use super::programs::program;
 use super::select;
 use crate::modules::{Module, Table, normal_name};
 
@@ -32,12 +32,8 @@ pub fn fetch(packages: &Packages) -> Result<Kernel> {
     let release = name.trim_start_matches("linux-image-").to_owned();
     let modules = format!("lib/modules/{release}");
     let tree = packages.tree_finished(&name, "depmod", |tree| {
-        let status = Command::new("/sbin/depmod")
-            .arg("-b")
-            .arg(tree)
-            .arg(&release)
-            .status()
-            .context("running depmod")?;
+        let mut depmod = program(packages, "kmod", "/bin/kmod", "depmod")?;
+        let status = depmod.arg("-b").arg(tree).arg(&release).status().context("running depmod")?;
         ensure!(status.success(), "depmod: {status}");
         Ok(())
     })?;

@@ -1,8 +1,8 @@
 //! What an ELF file needs to run, and where in Debian's packages that is.
 //!
 //! Debian's rule makes this simple: the package of a program names, among its direct dependencies, the packages of all
-//! libraries that its files are linked to. So a library that is missing is looked for in the `lib*` dependencies of the
-//! package that needs it, and nowhere else.
+//! libraries that its files are linked to. So a library that is missing is looked for in those of the package that needs it whose names
+//! contain "lib" (zlib1g is why they need not begin with it), and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub fn needed(bytes: &[u8]) -> Result<Vec<String>> {
 /// `files` are pairs of a package's name and a file of it. Errors: a library that no dependency of its user provides.
 pub fn closure(packages: &Packages, files: &[(String, PathBuf)]) -> Result<BTreeMap<String, PathBuf>> {
     close(files, |package, library| {
-        for candidate in packages.find(package)?.depends.iter().filter(|name| name.starts_with("lib")) {
+        for candidate in packages.find(package)?.depends.iter().filter(|name| name.contains("lib")) {
             let tree = packages.tree(candidate)?;
             if let Some(file) =
                 PLACES.iter().map(|place| tree.join(place).join(library)).find(|file| file.exists())

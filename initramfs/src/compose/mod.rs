@@ -8,6 +8,7 @@ mod cpio;
 mod kernel;
 mod libraries;
 mod packages;
+mod programs;
 mod select;
 mod tools;
 
@@ -20,6 +21,7 @@ use crate::modules::{TABLE_PATH, Table};
 use cpio::{Archive, Entry};
 use kernel::Kernel;
 pub use packages::{Packages, cache_directory};
+pub use programs::program;
 
 /// Kernel and initramfs, ready to be put on any medium.
 pub struct Boot {

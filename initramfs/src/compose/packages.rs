@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 
@@ -53,6 +54,11 @@ impl Packages {
         Ok(Packages { cache: cache.to_owned(), known: Mutex::default(), used: Mutex::default() })
     }
 
+    /// The same cache with its own account of what was used.
+    pub fn apart(&self) -> Result<Packages> {
+        Packages::new(&self.cache)
+    }
+
     /// Names and versions of all packages whose trees were used.
     pub fn used(&self) -> Vec<(String, String)> {
         self.used.lock().map(|used| used.clone().into_iter().collect()).unwrap_or_default()
@@ -60,7 +66,7 @@ impl Packages {
 
     /// All package names that begin with `prefix`.
     pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        let output = self.apt("apt-cache", &["pkgnames", prefix])?;
+        let output = self.ask(&["pkgnames", prefix])?;
         Ok(output.lines().map(str::to_owned).collect())
     }
 
@@ -69,7 +75,7 @@ impl Packages {
         if let Some(package) = self.known.lock().ok().and_then(|known| known.get(name).cloned()) {
             return Ok(package);
         }
-        let text = self.apt("apt-cache", &["show", "--no-all-versions", name])?;
+        let text = self.ask(&["show", "--no-all-versions", name])?;
         let package = parse(&text).with_context(|| format!("reading apt's record of {name}"))?;
         if let Ok(mut known) = self.known.lock() {
             known.insert(name.to_owned(), package.clone());
@@ -96,8 +102,9 @@ impl Packages {
         let label = format!("{}_{}", package.name, package.version.replace(':', "%3a"));
         let tree = self.cache.join("trees").join(format!("{label}.{what}"));
         // Two builds at once wait for each other here, and the second finds the tree.
-        let lock = File::create(self.cache.join("trees/.lock")).context("opening the lock of the cache")?;
-        lock.lock().context("locking the cache")?;
+        let lock = File::create(self.cache.join("trees").join(format!(".{label}.{what}.lock")));
+        let lock = lock.context("opening a lock of the cache")?;
+        lock.lock().context("locking a part of the cache")?;
         if tree.exists() {
             return Ok(tree);
         }
@@ -131,8 +138,21 @@ impl Packages {
             .with_context(|| format!("apt downloaded no file for {exact}"))
     }
 
-    fn apt(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        self.apt_in(&self.cache, program, arguments)
+    /// What apt-cache says. Its answers are kept until apt's lists or sources change: each costs half a second, and one
+    /// image needs fifty.
+    fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let answers = self.cache.join("apt").join(state_of_apt()?);
+        let kept = answers.join(arguments.join(" "));
+        if let Ok(answer) = fs::read_to_string(&kept) {
+            return Ok(answer);
+        }
+        let answer = self.apt_in(&self.cache, "apt-cache", arguments)?;
+        fs::create_dir_all(&answers).context("making a place for apt's answers")?;
+        let unfinished = answers.join(format!("{}.{}", arguments.join(" "), std::process::id()));
+        fs::write(&unfinished, &answer)
+            .and_then(|()| fs::rename(&unfinished, &kept))
+            .context("keeping apt's answer")?;
+        Ok(answer)
     }
 
     fn apt_in(&self, directory: &Path, program: &str, arguments: &[&str]) -> Result<String> {
@@ -157,6 +177,28 @@ impl Packages {
         );
         String::from_utf8(output.stdout).with_context(|| format!("reading the output of {program}"))
     }
+}
+
+/// Changes whenever apt could answer differently: number and newest change of its lists, sources and preferences.
+fn state_of_apt() -> Result<String> {
+    let mut files = 0;
+    let mut newest = UNIX_EPOCH;
+    for place in [
+        "/var/lib/apt/lists",
+        "/etc/apt",
+        "/etc/apt/sources.list.d",
+        "/etc/apt/preferences.d",
+        "/etc/apt/apt.conf.d",
+    ] {
+        let entries = fs::read_dir(place).with_context(|| format!("looking at {place}"))?;
+        for entry in entries.flatten() {
+            let changed = entry.metadata().and_then(|data| data.modified());
+            newest = newest.max(changed.with_context(|| format!("looking at {place}"))?);
+            files += 1;
+        }
+    }
+    let newest = newest.duration_since(UNIX_EPOCH).context("reading the time of apt's lists")?;
+    Ok(format!("answers-{files}-{}", newest.as_nanos()))
 }
 
 /// One record of `apt-cache show`.

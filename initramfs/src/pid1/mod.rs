@@ -15,7 +15,7 @@
 //! to a disk.
 
 mod children;
-mod cmdline;
+pub mod cmdline;
 mod console;
 mod devices;
 mod disks;

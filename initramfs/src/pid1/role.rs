@@ -93,14 +93,14 @@ mod tests {
             ("", None),
             ("gantry.role=receive", Some("receive --listen 0.0.0.0:7878 --appliance")),
             (
-                "gantry.role=receive gantry.code=ABCDEFGHIJKLMNOPQRST gantry.erase=S1,/dev/sdb gantry.disks=/dev/sda",
+                "gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.erase=S1,/dev/sdb gantry.disks=/dev/sda",
                 Some(
                     "receive --listen 0.0.0.0:7878 --appliance --code-file /run/gantry/code --blank-only \
                      --erase S1 --erase /dev/sdb /dev/sda",
                 ),
             ),
             (
-                "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=ABCDEFGHIJKLMNOPQRST gantry.map=a:b,c:d \
+                "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.map=a:b,c:d \
                  gantry.disks=a,c",
                 Some("send 10.0.2.2:7878 --code-file /run/gantry/code --appliance --map a:b --map c:d a c"),
             ),
@@ -112,8 +112,8 @@ mod tests {
 
     #[test]
     fn the_code_never_stands_on_a_command_line() {
-        let (settings, _) = parse("gantry.role=receive gantry.code=ABCDEFGHIJKLMNOPQRST");
-        assert!(!arguments(&settings).unwrap().concat().contains("ABCD"));
+        let (settings, _) = parse("gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE");
+        assert!(!arguments(&settings).unwrap().concat().contains("BCDE"));
     }
 
     #[test]
