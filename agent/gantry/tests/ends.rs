@@ -1,0 +1,209 @@
+//! The command itself: what it refuses, and what it survives.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    /// Data that compress badly, with a run of zeroes.
+    fn source(&self, size: usize, seed: u64) -> PathBuf {
+        println!("seed {seed}");
+        let mut state = seed | 1;
+        let mut bytes = vec![0; size];
+        for chunk in bytes.chunks_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+        }
+        bytes[size / 2..size / 2 + size / 8].fill(0);
+        fs::write(self.path("source"), bytes).unwrap();
+        self.path("source")
+    }
+    /// An old disk: a partition table with a filesystem in it, made by others' tools.
+    fn old_disk(&self, size: usize) -> PathBuf {
+        let path = self.path("target");
+        fs::write(&path, vec![0; size]).unwrap();
+        let table =
+            Command::new("sgdisk").args(["-n", "1:2048:0", "-c", "1:payroll"]).arg(&path).output().unwrap();
+        assert!(table.status.success(), "sgdisk: {table:?}");
+        let mut mke2fs = Command::new("mke2fs");
+        mke2fs.args(["-q", "-t", "ext4", "-L", "salaries", "-E", "offset=1048576"]);
+        let blocks = format!("{}k", (size - 3 * MIB) / 1024);
+        let made = mke2fs.arg(&path).arg(blocks).output().unwrap();
+        assert!(made.status.success(), "mke2fs: {made:?}");
+        path
+    }
+}
+
+fn gantry(arguments: &[&str], paths: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gantry")).args(arguments).args(paths).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    fs::read(a).unwrap() == fs::read(b).unwrap()
+}
+
+#[test]
+fn a_disk_that_carries_something_is_refused_until_it_is_named() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(20 * MIB, 1), scratch.old_disk(20 * MIB));
+    let before = fs::read(&target).unwrap();
+
+    let refused = gantry(&["copy"], &[&source, &target]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    for part in ["GPT", "payroll", "ext4", "salaries", "--erase"] {
+        assert!(text(&refused).contains(part), "the refusal shows {part}: {}", text(&refused));
+    }
+    assert!(fs::read(&target).unwrap() == before, "refused and untouched");
+
+    let erase = target.display().to_string();
+    let copied = gantry(&["copy", "--erase", &erase], &[&source, &target]);
+    assert_eq!(copied.status.code(), Some(0), "{}", text(&copied));
+    assert!(same(&source, &target));
+    assert_eq!(gantry(&["verify"], &[&source, &target]).status.code(), Some(0));
+}
+
+#[test]
+fn a_target_of_receive_that_carries_something_is_refused_untouched() {
+    let scratch = Scratch::new();
+    let target = scratch.old_disk(20 * MIB);
+    let before = fs::read(&target).unwrap();
+    let refused = gantry(&["receive", "--listen", "127.0.0.1:0"], &[&target]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("salaries"), "{}", text(&refused));
+    assert!(fs::read(&target).unwrap() == before);
+}
+
+#[test]
+fn verify_tells_where_two_ends_differ() {
+    let scratch = Scratch::new();
+    let source = scratch.source(9 * MIB, 2);
+    let other = scratch.path("other");
+    let mut bytes = fs::read(&source).unwrap();
+    bytes[5 * MIB + 3] ^= 1;
+    fs::write(&other, bytes).unwrap();
+    let output = gantry(&["verify"], &[&source, &other]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(text(&output).contains("byte 5242880"), "{}", text(&output));
+}
+
+#[test]
+fn a_disk_is_not_copied_onto_itself() {
+    let scratch = Scratch::new();
+    let source = scratch.source(3 * MIB, 3);
+    let before = fs::read(&source).unwrap();
+    let erase = source.display().to_string();
+    let output = gantry(&["copy", "--erase", &erase], &[&source, &source]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(fs::read(&source).unwrap() == before);
+}
+
+/// A process whose lines are read, killed -9 when dropped.
+struct Running {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(arguments: &[&str], paths: &[&Path]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+        let mut child =
+            command.args(arguments).args(paths).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (say, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        Self { child, lines }
+    }
+    fn wait_for(&self, part: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {part:?}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Either end is killed -9 again and again at random moments, and started again with the same code.
+#[test]
+fn either_end_may_be_killed_at_any_moment() {
+    let seed = std::env::var("GANTRY_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) * 7919);
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(48 * MIB, seed), scratch.old_disk(50 * MIB));
+    let before = fs::read(&source).unwrap();
+    let code = scratch.path("code").display().to_string();
+    let erase = target.display().to_string();
+    let receive = |port: &str| {
+        let listen = format!("127.0.0.1:{port}");
+        let arguments = ["receive", "--listen", &listen, "--code-file", &code, "--erase", &erase];
+        Running::start(&arguments, &[&target])
+    };
+    let mut receiver = receive("0");
+    let line = receiver.wait_for("listening on");
+    let port = line.rsplit(':').next().unwrap().to_owned();
+    let address = format!("127.0.0.1:{port}");
+    let send = || Running::start(&["send", &address, "--code-file", &code], &[&source]);
+    let mut sender = send();
+    let mut state = seed | 1;
+    for kill in 0..6 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(Duration::from_millis(100 + (state >> 33) % 1200));
+        if receiver.child.try_wait().unwrap().is_some() || sender.child.try_wait().unwrap().is_some() {
+            println!("done after {kill} kills");
+            break;
+        }
+        if state & (1 << 40) == 0 {
+            sender.kill();
+            sender = send();
+        } else {
+            receiver.kill();
+            receiver = receive(&port);
+        }
+    }
+    let end = Instant::now() + Duration::from_secs(120);
+    let status = loop {
+        if let Some(status) = sender.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < end, "the sender never ends");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status.code(), Some(0), "the sender");
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0), "the receiver");
+    let after = fs::read(&target).unwrap();
+    assert!(after[..before.len()] == before[..], "the target holds the source");
+    assert!(fs::read(&source).unwrap() == before, "the source is unchanged");
+}
