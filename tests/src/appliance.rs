@@ -57,7 +57,7 @@ impl Appliance {
     /// When `gantry image iso` fails.
     pub fn iso(&self, arguments: &str, file: &Path) -> Result<()> {
         run(Command::new(&self.program)
-            .args(["image", "iso", "--arguments", arguments, "--output"])
+            .args(["image", "iso", "--args", arguments, "--output"])
             .arg(file))?;
         ensure!(file.is_file(), "gantry image iso made no {}", file.display());
         Ok(())
@@ -69,7 +69,7 @@ impl Appliance {
     /// When `gantry image pxe` fails.
     pub fn pxe(&self, arguments: &str, tree: &Path) -> Result<()> {
         run(Command::new(&self.program)
-            .args(["image", "pxe", "--arguments", arguments, "--output"])
+            .args(["image", "pxe", "--args", arguments, "--output"])
             .arg(tree))?;
         ensure!(tree.is_dir(), "gantry image pxe made no {}", tree.display());
         Ok(())

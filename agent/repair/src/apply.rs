@@ -19,6 +19,7 @@ use crate::isolate::Guest;
 use crate::originals::Keeper;
 use crate::plan::Plan;
 use crate::replica::{Opening, Replica};
+use crate::root::GuestRoot;
 use crate::rules::{self, Consent, Finding};
 
 /// An image takes 4 s on a quiet machine and ten times that under emulation; this is for the slowest with all drivers.
@@ -165,6 +166,7 @@ fn perform(replica: &Replica, keeper: &mut Keeper<'_>, edit: &Edit) -> Result<()
     match edit {
         Edit::WriteFile { path, before, text } => {
             expect(replica, path, before.as_deref())?;
+            make_parent(guest, path)?;
             guest.replace(path, &mut text.as_bytes(), 0o644)?;
         }
         Edit::RemoveFile { path, before } => {
@@ -175,9 +177,7 @@ fn perform(replica: &Replica, keeper: &mut Keeper<'_>, edit: &Edit) -> Result<()
             expect(replica, from, Some(digest))?;
             let missing = || Error::Stale(format!("{from} is gone from the replica: plan again"));
             let mut content = guest.regular(from)?.ok_or_else(missing)?;
-            if let Some((directory, _)) = to.rsplit_once('/') {
-                guest.create_directory(directory, 0o755)?;
-            }
+            make_parent(guest, to)?;
             guest.replace(to, &mut content, 0o644)?;
         }
         Edit::UpdateInitramfs { images } => {
@@ -195,6 +195,10 @@ fn perform(replica: &Replica, keeper: &mut Keeper<'_>, edit: &Edit) -> Result<()
         keeper.note(path)?;
     }
     Ok(())
+}
+
+fn make_parent(guest: &GuestRoot, path: &str) -> Result<()> {
+    path.rsplit_once('/').map_or(Ok(()), |(directory, _)| guest.create_directory(directory, 0o755))
 }
 
 /// Refuses when a file is not what the plan saw.

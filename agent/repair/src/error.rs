@@ -7,12 +7,12 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An operation on a device, a file or a mount failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// Operation and object, such as `opening /dev/vda`.
         what: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Repair will not go on without a person: consent is missing, or nothing safe can be done. The text says what to do.
     #[error("{0}")]
@@ -38,8 +38,8 @@ impl Error {
     }
 
     /// An error about `what` with the system's last words.
-    pub fn io(what: impl Display, source: impl Into<io::Error>) -> Self {
-        Self::Io { what: what.to_string(), source: source.into() }
+    pub fn io(what: impl Display, cause: impl Into<io::Error>) -> Self {
+        Self::Io { what: what.to_string(), cause: cause.into() }
     }
 }
 
@@ -51,6 +51,6 @@ pub(crate) trait During<T> {
 
 impl<T, E: Into<io::Error>> During<T> for std::result::Result<T, E> {
     fn during<D: Display>(self, what: impl FnOnce() -> D) -> Result<T> {
-        self.map_err(|source| Error::io(what(), source))
+        self.map_err(|cause| Error::io(what(), cause))
     }
 }

@@ -119,7 +119,7 @@ fn mounted(replica: &Replica) -> Result<Vec<Mounted>> {
         let path = replica.root.mounted_at().join(replica.root.real(at)?.trim_start_matches('/'));
         let space =
             nix::sys::statvfs::statvfs(&path).during(|| format!("asking for the free space of {at}"))?;
-        let free = u64::from(space.blocks_free()) * u64::from(space.fragment_size());
+        let free = space.blocks_free() * space.fragment_size();
         Ok(Mounted { at: at.clone(), partition: *partition, free_mib: (free >> 20) / 16 * 16 })
     };
     replica.mounted.iter().map(one).collect()

@@ -39,12 +39,9 @@ const AUTOCLEAR: u32 = 4;
 
 nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
 nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
-nix::ioctl_read_bad!(fs_ioc_getflags, 0x8008_6601, libc_long);
-nix::ioctl_write_ptr_bad!(fs_ioc_setflags, 0x4008_6602, libc_long);
-
-/// The kernel reads and writes an int here, whatever the request number says; a long is large enough for both.
-#[expect(non_camel_case_types)]
-type libc_long = i64;
+// The kernel reads and writes an int, whatever the size in the request number says; eight bytes are enough for both.
+nix::ioctl_read_bad!(fs_ioc_getflags, 0x8008_6601, i64);
+nix::ioctl_write_ptr_bad!(fs_ioc_setflags, 0x4008_6602, i64);
 
 /// `FS_IMMUTABLE_FL`.
 const IMMUTABLE: i64 = 0x10;

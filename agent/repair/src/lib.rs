@@ -12,6 +12,7 @@
 //!   case is a new rule, sometimes a new fact, rarely a new kind of edit.
 //! * [`apply`] keeps the originals on the replica ([`originals`]), applies the edits and then demands that the rules have
 //!   nothing left to say. The guest's own programs run only in [`isolate`].
+//! * [`handover`] makes UEFI firmware start the finished disk next.
 //!
 //! Everything that mounts runs within [`mounts::apart`]: mounts and loop devices vanish with the process, however it ends.
 
@@ -23,6 +24,7 @@ pub mod edit;
 pub mod error;
 pub mod ext;
 pub mod facts;
+pub mod handover;
 pub mod image;
 pub mod inspect;
 mod ioctl;

@@ -134,18 +134,20 @@ impl Replica {
     }
 
     /// Unmounts, checks every filesystem that was mounted, and makes the disks' content durable.
-    pub fn close_and_check(mut self) -> Result<()> {
-        self.mounts.undo()?;
-        for (_, reference) in &self.mounted {
-            check(&self.disks, &self.loops, *reference)?;
+    pub fn close_and_check(self) -> Result<()> {
+        let Self { nodes, disks, mounted, root, mut mounts, loops, _base } = self;
+        drop(root);
+        mounts.undo()?;
+        for (_, reference) in &mounted {
+            check(&disks, &loops, *reference)?;
         }
-        for device in self.loops.values() {
+        for device in loops.values() {
             let file = std::fs::File::open(device.path())
                 .during(|| format!("opening {}", device.path().display()))?;
             file.sync_all().during(|| format!("flushing {}", device.path().display()))?;
         }
-        self.loops.clear();
-        for node in &self.nodes {
+        drop(loops);
+        for node in &nodes {
             let file = std::fs::OpenOptions::new()
                 .write(true)
                 .open(node)
@@ -156,8 +158,12 @@ impl Replica {
     }
 
     /// Unmounts; for a replica that was only looked at.
-    pub fn close(mut self) -> Result<()> {
-        self.mounts.undo()
+    pub fn close(self) -> Result<()> {
+        let Self { root, mut mounts, loops, _base, .. } = self;
+        drop(root);
+        let outcome = mounts.undo();
+        drop(loops);
+        outcome
     }
 }
 

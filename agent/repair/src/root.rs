@@ -118,7 +118,7 @@ impl GuestRoot {
 
     /// Makes a directory and its parents, root's, 0755 (`mode` for the last).
     pub fn create_directory(&self, path: &str, mode: u32) -> Result<()> {
-        if self.is_directory(path)? {
+        if path.is_empty() || self.is_directory(path)? {
             return Ok(());
         }
         let (parent, name) = split(path)?;

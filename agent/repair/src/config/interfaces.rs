@@ -21,7 +21,7 @@ pub fn physical_names(texts: &[&str]) -> Vec<String> {
                 named.push(current.clone());
             }
             "mapping" | "source" | "source-directory" | "no-auto-down" | "no-scripts" | "template" => {
-                current.clear()
+                current.clear();
             }
             "bridge_ports" | "bridge-ports" | "bond-slaves" | "bond_slaves" | "slaves"
             | "vlan-raw-device" | "vlan_raw_device" => {
