@@ -15,6 +15,9 @@ use super::{children, power, signals};
 /// How long a child may take to end when the machine is to go down.
 const CHILD_LIMIT: Duration = Duration::from_secs(10);
 
+/// The emergency shell.
+const BUSYBOX: &str = "/usr/bin/busybox";
+
 /// What can happen.
 enum Event {
     Signal(Signal),
@@ -41,6 +44,8 @@ pub fn run(settings: &Settings, complaints: &[String], console: &Console) -> ! {
     } else {
         console.say("gantry: the kernel arguments cannot be followed, nothing is started:");
         complaints.iter().for_each(|complaint| console.say(&format!("gantry: {complaint}")));
+        console.say("gantry: correct them in the boot menu (e) or on the medium; Ctrl-Alt-Del restarts");
+        offer_shells(console);
     }
     loop {
         match events.recv_timeout(supervisor.patience()) {
@@ -121,6 +126,7 @@ impl Supervisor<'_> {
                 self.console.say(
                     "gantry: this needs a person: see above. Nothing is tried again; Ctrl-Alt-Del restarts",
                 );
+                offer_shells(self.console);
             }
             Next::RestartAfter(pause) => {
                 self.failures += 1;
@@ -165,19 +171,20 @@ fn idle(console: &Console) {
     ] {
         console.say(line);
     }
-    if Path::new("/usr/bin/busybox").exists() {
-        for terminal in console.terminals() {
-            shell(console, terminal);
-        }
+    offer_shells(console);
+}
+
+/// Where a person is needed, a person gets a shell on every terminal.
+fn offer_shells(console: &Console) {
+    if Path::new(BUSYBOX).exists() {
+        console.terminals().iter().for_each(|terminal| shell(console, terminal));
     }
 }
 
 /// A shell for emergencies on a terminal, behind the Enter key.
 fn shell(console: &Console, terminal: &Path) {
     const ASK: &str = "read -r -p 'Enter opens a shell. ' _ && exec setsid -c sh -l";
-    if let Err(error) =
-        children::start_on_terminal(Path::new("/usr/bin/busybox"), &["sh", "-c", ASK], terminal)
-    {
+    if let Err(error) = children::start_on_terminal(Path::new(BUSYBOX), &["sh", "-c", ASK], terminal) {
         console.say(&format!("gantry: no shell on {}: {error}", terminal.display()));
     }
 }
