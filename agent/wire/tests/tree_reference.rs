@@ -10,7 +10,10 @@ use gantry_wire::tree::{RootBuilder, chunk, hex};
 fn python_recomputes_the_root_from_the_description() {
     for (size, seed) in [(512_usize, 1_u8), (200_704, 2), ((1 << 20) + 70_144, 3)] {
         let mut data = vec![0; size];
-        data.iter_mut().enumerate().filter(|(i, _)| i / 65_536 != 3).for_each(|(i, b)| *b = (i / 7) as u8 ^ seed);
+        data.iter_mut()
+            .enumerate()
+            .filter(|(i, _)| i / 65_536 != 3)
+            .for_each(|(i, b)| *b = (i / 7) as u8 ^ seed);
         let mut builder = RootBuilder::default();
         data.chunks(CHUNK as usize).for_each(|part| builder.push(&chunk(part)));
         let ours = hex(&builder.finish(size as u64, 4096));
