@@ -56,9 +56,7 @@ impl Appliance {
     /// # Errors
     /// When `gantry image iso` fails.
     pub fn iso(&self, arguments: &str, file: &Path) -> Result<()> {
-        run(Command::new(&self.program)
-            .args(["image", "iso", "--args", arguments, "--output"])
-            .arg(file))?;
+        run(Command::new(&self.program).args(["image", "iso", "--args", arguments, "--output"]).arg(file))?;
         ensure!(file.is_file(), "gantry image iso made no {}", file.display());
         Ok(())
     }
@@ -68,9 +66,7 @@ impl Appliance {
     /// # Errors
     /// When `gantry image pxe` fails.
     pub fn pxe(&self, arguments: &str, tree: &Path) -> Result<()> {
-        run(Command::new(&self.program)
-            .args(["image", "pxe", "--args", arguments, "--output"])
-            .arg(tree))?;
+        run(Command::new(&self.program).args(["image", "pxe", "--args", arguments, "--output"]).arg(tree))?;
         ensure!(tree.is_dir(), "gantry image pxe made no {}", tree.display());
         Ok(())
     }
