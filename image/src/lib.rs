@@ -6,13 +6,13 @@
 //! appliance.
 //!
 //! * [`baked`]: the arguments that a medium carries for unattended use, checked when it is made;
-//! * [`loaders`]: the boot loaders, out of Debian packages;
+//! * [`loaders`]: the boot loaders, out of Debian packages; [`esp`]: where UEFI finds them;
 //! * [`iso`], [`pxe`]: the media.
 //!
 //! The same inputs give the same bytes: nothing here reads a clock ([`source_date`]).
 
 pub mod baked;
-mod esp;
+pub mod esp;
 pub mod iso;
 pub mod loaders;
 pub mod menu;

@@ -41,7 +41,7 @@ pub enum Command {
 #[derive(clap::Args)]
 pub struct Content {
     /// Kernel arguments for unattended use, such as `gantry.role=receive`; see docs/appliance.md.
-    #[arg(long, default_value = "", value_name = "ARGUMENTS")]
+    #[arg(long, alias = "arguments", default_value = "", value_name = "ARGUMENTS")]
     args: String,
     #[command(flatten)]
     program: Program,

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use gantry_disk::DiskError;
 use gantry_replicate::link::PeerFault;
+use gantry_replicate::stop::Stop;
 use tokio::runtime::Runtime;
 
 /// The runtime of a replication. At least four workers, and the drivers are looked at often: on one slow processor a
@@ -35,8 +37,10 @@ pub fn software() -> String {
 /// Prints an error and chooses the exit code: [`REFUSED`] for what only a person can change, else 1.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     println!("gantry: {error:#}");
-    let disk = error.chain().any(|cause| cause.is::<gantry_disk::DiskError>());
-    let refused = disk || error.chain().any(|cause| cause.is::<PeerFault>() || cause.is::<Refused>());
+    let final_word = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<DiskError>() || cause.is::<PeerFault>() || cause.is::<Stop>() || cause.is::<Refused>()
+    };
+    let refused = error.chain().any(final_word);
     ExitCode::from(if refused { REFUSED } else { 1 })
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use gantry_repair::handover;
 use gantry_replicate::Report;
 use gantry_replicate::receiver::{ReceiveOptions, receive};
 
@@ -122,5 +123,8 @@ fn show(report: &Report) {
 /// UEFI: the next start goes to the replica's own loader. A failure is said, not fatal: the mark is the second way.
 fn prepare_handover(boot_disk: Option<String>) {
     let Some(disk) = boot_disk else { return };
-    println!("hand-over: {disk}");
+    match handover::boot_next(std::path::Path::new(&disk)) {
+        Ok(outcome) => println!("hand-over: {outcome}"),
+        Err(error) => println!("hand-over: the firmware could not be told to start {disk}: {error:#}"),
+    }
 }

@@ -21,6 +21,7 @@ pub mod receiver;
 pub mod replica;
 pub mod report;
 pub mod sender;
+pub mod stop;
 pub mod tls;
 
 pub use event::{Event, Events};

@@ -80,6 +80,11 @@ impl Loader {
         &self.table
     }
 
+    /// How many modules were loaded so far.
+    pub fn loaded(&self) -> usize {
+        self.states().values().filter(|state| matches!(state, State::Done(Ok(())))).count()
+    }
+
     /// Loads everything `wanted` (name or alias) stands for. Nothing found is no error: most devices have no driver here.
     pub fn load_wanted(&self, wanted: &str) -> Result<usize, LoadError> {
         let names = self.table.resolve(wanted);

@@ -79,6 +79,7 @@ pub fn main() -> ExitCode {
     if !devices.settle(DEVICES_LIMIT) {
         console.say("gantry: devices have not settled; going on with what is there");
     }
+    console.say(&format!("drivers  {} modules loaded", devices.loaded()));
     let network = Network::start(&settings, console.clone());
     // Disks may have come with the last module; a second look costs nothing when all is quiet.
     devices.settle(DEVICES_LIMIT);

@@ -180,3 +180,28 @@ pub(crate) fn run_one(rule: &Rule, facts: &Facts) -> Proposal {
     (rule.run)(facts, &mut one);
     one
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_and_what_it_rests_on_is_documented() {
+        let page = include_str!("../../../../docs/repair.md");
+        let (rules, numbers) = page.split_once("## The numbers rules rest on").unwrap();
+        for rule in ALL {
+            let row = format!("| `{}` |", rule.id);
+            let line = rules
+                .lines()
+                .find(|l| l.starts_with(&row))
+                .unwrap_or_else(|| panic!("{} is not in docs/repair.md", rule.id));
+            assert!(line.ends_with(&format!("| {} |", rule.sources)), "{}: {}", rule.id, rule.sources);
+            assert!(!rule.what.is_empty());
+            for id in rule.sources.split(' ') {
+                // L-60 to L-64 are one row.
+                let known = numbers.contains(id) || ["L-61", "L-62", "L-63"].contains(&id);
+                assert!(known, "{id} of {} is not explained", rule.id);
+            }
+        }
+    }
+}

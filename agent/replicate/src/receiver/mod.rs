@@ -28,6 +28,7 @@ use crate::event::{Event, Events};
 use crate::link::{Inbox, Link, LinkReader, Outbox, PeerFault};
 use crate::random;
 use crate::report::{DiskReport, Report};
+use crate::stop::Stop;
 use crate::tls::TlsIdentity;
 
 /// How a receiver is set up.
@@ -72,7 +73,7 @@ enum End {
 /// Takes one machine. Returns when it is committed and the sender has let go.
 ///
 /// # Errors
-/// A void code, or a repair that needs a person ([`PeerFault`] says which). Lost links are not errors: it waits.
+/// A void code, or a repair that needs a person: [`Stop`]. Lost links are not errors: it waits.
 pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, events: Events) -> Result<Report> {
     let listener = TcpListener::bind(options.listen)
         .await
@@ -95,7 +96,7 @@ pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, event
     loop {
         tokio::select! {
             arrival = arrived.recv() => match arrival.context("the listener is gone")? {
-                Arrival::Void(text) => return Err(PeerFault { fault: Fault::CodeVoid, text }.into()),
+                Arrival::Void(text) => return Err(Stop(text).into()),
                 Arrival::Control(link) => {
                     // The newest dialler who knows the code wins: a dead link may look alive for long.
                     if let Some(running) = running.take() {
@@ -124,7 +125,7 @@ pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, event
             },
             end = ended.recv() => match end.context("the epochs are gone")? {
                 End::Done(report) => return Ok(*report),
-                End::Stuck(text) => return Err(PeerFault { fault: Fault::Refused, text }.into()),
+                End::Stuck(text) => return Err(Stop(text).into()),
                 End::Lost(reason) => events.tell(Event::Lost { reason, wait: 0 }),
             },
         }

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::produce::{SourceDisk, Stamp};
-use super::{Sender, Unsendable, is_final, map, resolve};
+use super::{Sender, is_final, map, resolve};
 use crate::event::{Event, Events};
 use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
 use crate::pool::{Pool, Queue};
 use crate::report::Report;
+use crate::stop::Stop;
 
 /// Threads that read, hash and compress.
 const THREADS: usize = 4;
@@ -70,7 +71,7 @@ impl Sender {
         };
         if stage == Stage::Receiving {
             let pairs = map::pair(&sources, &targets, &self.options.map)
-                .map_err(|error| Unsendable(format!("{error:#}")))?;
+                .map_err(|error| Stop(format!("{error:#}")))?;
             for &(source, target) in &pairs {
                 let (source, target) = (&sources[usize::from(source)], &targets[usize::from(target)]);
                 let names = (source.path.clone(), target.path.clone());

@@ -13,10 +13,11 @@ use anyhow::{Context, Result};
 use gantry_disk::{DiskError, ReadAt};
 use gantry_wire::Code;
 
-use self::produce::{SourceChanged, SourceDisk};
+use self::produce::SourceDisk;
 use crate::event::{Event, Events};
 use crate::link::PeerFault;
 use crate::report::Report;
+use crate::stop::Stop;
 use crate::tls::TlsIdentity;
 
 /// How a sender is set up.
@@ -100,14 +101,8 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
 /// Whether dialling again is pointless: the source is at fault, or the other end said no.
 fn is_final(error: &anyhow::Error) -> bool {
     let no = error.downcast_ref::<PeerFault>().is_some_and(|peer| !peer.fault.retry_may_help());
-    no || error.is::<Unsendable>()
-        || error.chain().any(|cause| cause.is::<DiskError>() || cause.is::<SourceChanged>())
+    no || error.chain().any(|cause| cause.is::<DiskError>() || cause.is::<Stop>())
 }
-
-/// The disks cannot be paired.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Unsendable(String);
 
 async fn resolve(address: &str) -> Result<SocketAddr> {
     if let Ok(address) = address.parse() {

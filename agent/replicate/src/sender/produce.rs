@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::chunkset::ChunkSet;
 use crate::receiver::disk_info;
+use crate::stop::Stop;
 
 /// Fast enough for a gigabit on one slow core, and most of what a higher level saves.
 const ZSTD_LEVEL: i32 = 1;
@@ -74,7 +75,11 @@ impl SourceDisk {
             let node = tree::chunk(bytes);
             let known = self.nodes()[index as usize].replace(node);
             if known.is_some_and(|known| known != node) {
-                return Err(SourceChanged { disk: self.info.path.clone(), offset: index * CHUNK }.into());
+                let (disk, offset) = (&self.info.path, index * CHUNK);
+                let text = format!(
+                    "{disk}: the source changed while it was being copied, within 1 MiB of byte {offset}"
+                );
+                return Err(Stop(text).into());
             }
             f(bytes, node)
         })
@@ -157,14 +162,4 @@ fn chunk_frame(stamp: Stamp, index: u64, bytes: &[u8], node: Hash) -> Vec<u8> {
     };
     let Stamp { epoch, pass, disk } = stamp;
     Message::Chunk { epoch, pass, disk, index, encoding, length: bytes.len() as u32, node, data }.to_frame()
-}
-
-/// The source does not read twice the same: something writes to it, or it is failing.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{disk}: the source changed within 1 MiB of byte {offset} while it was being copied; stop what writes to it"
-)]
-pub struct SourceChanged {
-    disk: String,
-    offset: u64,
 }
