@@ -176,6 +176,13 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// Whatever ends the run, its last picture is in the evidence. A QEMU that has ended already has none to give.
+    fn drop(&mut self) {
+        let _ = self.screenshot("last");
+    }
+}
+
 /// The characters of a text screen, line by line.
 fn text_screen(cells: &[u8]) -> String {
     let line = |row: &[u8]| {

@@ -169,7 +169,8 @@ impl Crossing {
             Start::Network => {
                 let tree = self.file(&format!("{name}.tftp"));
                 self.appliance.pxe(arguments, &tree)?;
-                let bootfile = if self.firmware.is_uefi() { "shimx64.efi" } else { "boot.ipxe" }.to_owned();
+                let bootfile =
+                    if self.firmware.is_uefi() { "shimx64.efi" } else { "grub-bios.pxe" }.to_owned();
                 for nic in &mut machine.nics {
                     if let Cable::User { netboot, .. } = &mut nic.cable {
                         *netboot = Some(Netboot { tree: tree.clone(), bootfile: bootfile.clone(), boot: 0 });
@@ -220,6 +221,10 @@ impl Crossing {
     pub fn hand_over(&mut self, mut target: Running) -> Result<Running> {
         target.console.wait_unless(r"role receive exited with 0", FATAL, Limit::quiet(300))?;
         self.watch.lap("3 copied, verified, repaired")?;
+        let text = target.console.text();
+        for (phase, seconds) in phases(&text) {
+            self.evidence.time(&format!("3 target: {phase}"), seconds)?;
+        }
         if self.start != Start::Kernel {
             return Ok(target);
         }
@@ -298,6 +303,16 @@ fn both(console: &mut Console, patterns: [&str; 2], quiet: u32) -> Result<[Seen;
     Ok(if index == 0 { [seen, other] } else { [other, seen] })
 }
 
+/// The phases that `gantry receive` reports with their times, as in `phase repair: 113.7 s`.
+fn phases(text: &str) -> Vec<(String, Duration)> {
+    let phase = |line: &str| {
+        let (name, time) = line.trim().strip_prefix("phase ")?.split_once(": ")?;
+        let seconds = time.strip_suffix(" s")?.parse::<f64>().ok()?;
+        Some((name.to_owned(), Duration::try_from_secs_f64(seconds).ok()?))
+    };
+    text.lines().filter_map(phase).collect()
+}
+
 /// A TCP port of 127.0.0.1 that is free now.
 fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
@@ -310,4 +325,17 @@ fn hash(path: &Path) -> Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).with_context(|| format!("reading {}", path.display()))?;
     Ok(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_read_from_the_receivers_lines_and_other_lines_are_not() {
+        let text = "epoch 1 begins\r\nphase full: 61.5 s\r\nphase repair: -1 s\nphase commit: 0.2 s\n";
+        let read = phases(text);
+        assert_eq!(read.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["full", "commit"]);
+        assert_eq!(read[0].1, Duration::from_millis(61_500));
+    }
 }
