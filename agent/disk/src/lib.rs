@@ -1,7 +1,7 @@
 //! Disk ends and what lies on them.
 //!
 //! A *disk end* is anything a replication can read from or write to: a block device, a raw image file, later an
-//! NBD server. [`end`] names the small traits; [`block`] and [`file`] are ends. The rest of the crate answers
+//! NBD server. [`end`] names the small traits; [`block`] and [`mod@file`] are ends. The rest of the crate answers
 //! questions about disks without touching their content: which disks this machine has, what they carry, whether
 //! they are in use, how a partition table reads and what it looks like after the disk has grown.
 

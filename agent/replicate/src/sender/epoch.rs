@@ -1,7 +1,7 @@
 //! One epoch at the sender: from dialling to the commit, or to the loss of any connection.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -121,7 +121,8 @@ impl Sender {
                 other => bail!("message {} while finishing", other.tag()),
             }
         };
-        let report = serde_json::from_slice(&report).context("reading the receiver's report")?;
+        let report: Report = serde_json::from_slice(&report).context("reading the receiver's report")?;
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
         self.events.tell(Event::Committed);
         outbox.say(Message::Done).await?;
         match inbox.next().await {

@@ -5,8 +5,8 @@ mod map;
 mod produce;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,6 +45,8 @@ struct Sender {
     disks: Arc<Vec<SourceDisk>>,
     wire_bytes: Arc<AtomicU64>,
     begun: AtomicBool,
+    /// Set once the receiver has said that it committed: from then on only the farewell is missing.
+    committed: Mutex<Option<Report>>,
     events: Events,
 }
 
@@ -71,6 +73,7 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
         disks,
         wire_bytes: Arc::default(),
         begun: AtomicBool::new(false),
+        committed: Mutex::default(),
         events,
     };
     let mut wait = 1;
@@ -90,6 +93,13 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
                 if sender.begun.swap(false, Ordering::Relaxed) {
                     wait = 1;
                 }
+                let committed = sender.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if let Some(report) = committed
+                    && wait > FAREWELL
+                {
+                    // The receiver has most likely heard us and gone to start its replica.
+                    return Ok(sender.sent(report));
+                }
                 sender.events.tell(Event::Lost { reason: format!("{error:#}"), wait });
                 tokio::time::sleep(Duration::from_secs(wait)).await;
                 wait = (wait * 2).min(30);
@@ -97,6 +107,16 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
         }
     }
 }
+
+impl Sender {
+    fn sent(&self, report: Report) -> Sent {
+        let resent_chunks = self.disks.iter().map(|disk| disk.resent.load(Ordering::Relaxed)).sum();
+        Sent { report, wire_bytes: self.wire_bytes.load(Ordering::Relaxed), resent_chunks }
+    }
+}
+
+/// Once the commit is known, the farewell is tried again until the pause would exceed these seconds.
+const FAREWELL: u64 = 8;
 
 /// Whether dialling again is pointless: the source is at fault, or the other end said no.
 fn is_final(error: &anyhow::Error) -> bool {
