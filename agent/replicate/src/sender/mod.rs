@@ -79,14 +79,7 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
     let mut wait = 1;
     loop {
         match sender.epoch().await {
-            Ok(report) => {
-                let resent_chunks = sender.disks.iter().map(|d| d.resent.load(Ordering::Relaxed)).sum();
-                return Ok(Sent {
-                    report,
-                    wire_bytes: sender.wire_bytes.load(Ordering::Relaxed),
-                    resent_chunks,
-                });
-            }
+            Ok(report) => return Ok(sender.sent(report)),
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
                 // An epoch that had begun says that the other end is there: no reason to wait longer and longer.
