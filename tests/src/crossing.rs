@@ -22,7 +22,7 @@ use gantry_qemu::{
     Running, Seen, Stopwatch,
 };
 
-use crate::appliance::{Appliance, CONSOLE};
+use crate::appliance::{Appliance, CONSOLE, EVERY_LINE};
 use crate::guest::{Guest, PROOF, Recipe, SOURCE_MAC, SOURCE_SLOT};
 use crate::junk;
 use crate::proxy::Proxy;
@@ -152,7 +152,7 @@ impl Crossing {
         let name = machine.name.clone();
         match self.start {
             Start::Kernel => {
-                let line = format!("{CONSOLE} {arguments}");
+                let line = format!("{CONSOLE} {EVERY_LINE} {arguments}");
                 machine = machine.kernel(&self.appliance.kernel(), &self.appliance.initramfs(), &line);
                 machine.end_at_reset = true;
             }

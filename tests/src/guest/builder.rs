@@ -49,7 +49,7 @@ pub(super) fn lay_out(recipe: &Recipe, base: &Path, tar: &Path, disk: &Path) -> 
         .kernel(
             &system.join("vmlinuz"),
             &system.join("initrd"),
-            "console=ttyS0 quiet mitigations=off panic=-1 root=/dev/vda rw init=/usr/sbin/builder",
+            "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 root=/dev/vda rw init=/usr/sbin/builder",
         );
     let limit = Limit::quiet(QUIET_SECONDS);
     let mut running = machine.start(&evidence, &scratch.path().join("vars"))?;
