@@ -9,20 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use gantry_disk::WriteAt;
+use gantry_wire::Message;
 use gantry_wire::limits::{CHUNK, EXTENTS};
 use gantry_wire::message::{Extent, PassKind};
 use gantry_wire::tree::Hash;
-use gantry_wire::{Message, Stage};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::session::{Finish, Session, SessionDisk};
-use super::work::{Incoming, compare, write_chunk, write_zeroes};
-use crate::chunkset::ChunkSet;
+use super::session::{Session, SessionDisk};
+use super::stream::{Stream, claim};
+use super::work::compare;
 use crate::event::{Event, Events};
-use crate::link::{Inbox, LinkReader, Outbox, SILENCE};
+use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
 
 /// Disk threads of an epoch.
@@ -33,9 +32,12 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// What streams and threads report to the loop.
-enum Work {
+pub enum Work {
+    /// Chunks were written or zeroed.
     Written { disk: u16, extent: Extent },
+    /// Chunks were read back; bit i: chunk `first + i` differs.
     Compared { disk: u16, first: u64, count: u64, differing: u64 },
+    /// Something failed: the epoch ends.
     Failed(anyhow::Error),
 }
 
@@ -379,123 +381,4 @@ async fn flushed(flushing: &mut Option<Flushing>) -> Result<()> {
 
 fn flush_all(disks: &[SessionDisk]) -> Result<()> {
     disks.iter().try_for_each(|disk| disk.replica.flush()).context("flushing")
-}
-
-fn claim(set: &mut ChunkSet, first: u64, count: u64) -> Result<()> {
-    for index in first..first + count {
-        ensure!(set.insert(index), "chunk {index} came twice in one pass");
-    }
-    Ok(())
-}
-
-/// Serves one data stream: checks each frame and gives it to a thread.
-struct Stream {
-    disks: Arc<Vec<SessionDisk>>,
-    epoch: u64,
-    open_pass: watch::Receiver<(u32, Option<PassKind>)>,
-    queue: Queue,
-    report: mpsc::UnboundedSender<Work>,
-}
-
-impl Stream {
-    /// The kind of pass `number`, which must be the open one. A frame may overtake its StartPass, which comes on the
-    /// control link: then it waits. A frame of an older pass is refused (law 4).
-    async fn kind_of(&mut self, number: u32) -> Result<PassKind> {
-        let arrived = self.open_pass.wait_for(|(open, _)| *open >= number);
-        let arrived = timeout(SILENCE, arrived).await.context("a frame without a pass")?;
-        match *arrived.context("the epoch is over")? {
-            (open, Some(kind)) if open == number => Ok(kind),
-            (open, _) => bail!("a frame of pass {number}, but pass {open} is open or done"),
-        }
-    }
-
-    async fn serve(mut self, mut reader: LinkReader) {
-        let error = loop {
-            let step = match reader.receive_any().await {
-                Ok(message) => self.take(message).await,
-                Err(error) => Err(error.context("data stream")),
-            };
-            if let Err(error) = step {
-                break error;
-            }
-        };
-        drop(self.report.send(Work::Failed(error)));
-    }
-
-    async fn take(&mut self, message: Message) -> Result<()> {
-        let (epoch, pass, index, extent, chunk) = match message {
-            Message::Chunk { epoch, pass, disk, index, encoding, length, node, data } => {
-                let extent = Extent { first: index, count: 1 };
-                (epoch, pass, disk, extent, Some(Incoming { index, encoding, length, node, data }))
-            }
-            Message::Zeroes { epoch, pass, disk, extent } => (epoch, pass, disk, extent, None),
-            other => bail!("message {} has no place on a data stream", other.tag()),
-        };
-        ensure!(epoch == self.epoch, "a frame of epoch {epoch} in epoch {}", self.epoch);
-        let kind = self.kind_of(pass).await?;
-        let disk = self
-            .disks
-            .get(usize::from(index))
-            .with_context(|| format!("disk {index} is not in this session"))?;
-        ensure!(
-            extent.first + extent.count <= disk.chunks(),
-            "chunks behind the end of {}",
-            disk.source.path
-        );
-        match kind {
-            PassKind::Full => claim(&mut disk.known().claimed, extent.first, extent.count)?,
-            PassKind::Compare => {
-                let mut known = disk.known();
-                for index in extent.first..extent.first + extent.count {
-                    ensure!(known.wanted.remove(index), "chunk {index} came without being asked for");
-                }
-            }
-        }
-        let (disks, report) = (Arc::clone(&self.disks), self.report.clone());
-        let job = move || {
-            let disk = &disks[usize::from(index)];
-            let done = match &chunk {
-                Some(chunk) => write_chunk(disk, chunk),
-                None => write_zeroes(disk, extent),
-            };
-            drop(report.send(match done {
-                Ok(()) => Work::Written { disk: index, extent },
-                Err(error) => Work::Failed(error),
-            }));
-        };
-        ensure!(self.queue.submit(job).await, "the disk threads are gone");
-        Ok(())
-    }
-}
-
-/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go.
-pub async fn follow_finish(
-    mut finish: watch::Receiver<Finish>,
-    inbox: &mut Inbox,
-    outbox: &Outbox,
-) -> Result<Finish> {
-    loop {
-        let state = finish.borrow_and_update().clone();
-        match &state {
-            Finish::Working(stage, text) => {
-                outbox.say(Message::Progress { stage: *stage, text: text.clone() }).await?;
-            }
-            Finish::Failed(_) => return Ok(state),
-            Finish::Committed(report) => {
-                outbox.say(Message::Progress { stage: Stage::Committed, text: String::new() }).await?;
-                let report = serde_json::to_vec(report).context("writing the report")?;
-                outbox.say(Message::Committed { report }).await?;
-                match inbox.next().await? {
-                    Message::Done => {}
-                    other => bail!("expected Done, not message {}", other.tag()),
-                }
-                outbox.say(Message::Bye).await?;
-                return Ok(state);
-            }
-        }
-        tokio::select! {
-            changed = finish.changed() => changed.context("the finishing thread broke off")?,
-            message = inbox.next() => bail!("message {} while finishing", message?.tag()),
-        }
-    }
 }

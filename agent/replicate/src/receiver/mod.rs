@@ -2,7 +2,9 @@
 
 mod door;
 mod epoch;
+mod farewell;
 mod session;
+mod stream;
 mod work;
 
 use std::collections::HashSet;
@@ -216,7 +218,7 @@ impl Host {
         };
         outbox.say(offer).await?;
         if let Some(committed) = committed {
-            return epoch::follow_finish(watch::channel(committed).1, inbox, outbox).await;
+            return farewell::follow(watch::channel(committed).1, inbox, outbox).await;
         }
         if stage == Stage::Receiving {
             let pairs = match inbox.next().await? {
@@ -236,7 +238,7 @@ impl Host {
         }
         let finish =
             slot.as_ref().and_then(|session| session.finish.clone()).context("nothing is being finished")?;
-        epoch::follow_finish(finish, inbox, outbox).await
+        farewell::follow(finish, inbox, outbox).await
     }
 
     /// A new session, or a further epoch of the one that is there.

@@ -1,0 +1,40 @@
+//! After Finish: tells the sender what the finishing thread does, and ends the session when the sender has let go.
+
+use anyhow::{Context, Result, bail};
+use gantry_wire::{Message, Stage};
+use tokio::sync::watch;
+
+use super::session::Finish;
+use crate::link::{Inbox, Outbox};
+
+/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go.
+pub async fn follow(
+    mut finish: watch::Receiver<Finish>,
+    inbox: &mut Inbox,
+    outbox: &Outbox,
+) -> Result<Finish> {
+    loop {
+        let state = finish.borrow_and_update().clone();
+        match &state {
+            Finish::Working(stage, text) => {
+                outbox.say(Message::Progress { stage: *stage, text: text.clone() }).await?;
+            }
+            Finish::Failed(_) => return Ok(state),
+            Finish::Committed(report) => {
+                outbox.say(Message::Progress { stage: Stage::Committed, text: String::new() }).await?;
+                let report = serde_json::to_vec(report).context("writing the report")?;
+                outbox.say(Message::Committed { report }).await?;
+                match inbox.next().await? {
+                    Message::Done => {}
+                    other => bail!("expected Done, not message {}", other.tag()),
+                }
+                outbox.say(Message::Bye).await?;
+                return Ok(state);
+            }
+        }
+        tokio::select! {
+            changed = finish.changed() => changed.context("the finishing thread broke off")?,
+            message = inbox.next() => bail!("message {} while finishing", message?.tag()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One data stream: checks each frame against the laws and gives it to a disk thread.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use gantry_wire::Message;
+use gantry_wire::message::{Extent, PassKind};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::epoch::Work;
+use super::session::SessionDisk;
+use super::work::{Incoming, write_chunk, write_zeroes};
+use crate::chunkset::ChunkSet;
+use crate::link::{LinkReader, SILENCE};
+use crate::pool::Queue;
+
+/// Marks chunks as come; none may come twice in one pass.
+pub fn claim(set: &mut ChunkSet, first: u64, count: u64) -> Result<()> {
+    for index in first..first + count {
+        ensure!(set.insert(index), "chunk {index} came twice in one pass");
+    }
+    Ok(())
+}
+
+/// Serves one data stream: checks each frame and gives it to a thread.
+pub struct Stream {
+    /// The session's disks.
+    pub disks: Arc<Vec<SessionDisk>>,
+    /// The epoch it belongs to.
+    pub epoch: u64,
+    /// Number of the newest pass, and its kind while it is open.
+    pub open_pass: watch::Receiver<(u32, Option<PassKind>)>,
+    /// The disk threads.
+    pub queue: Queue,
+    /// Where what was done is told.
+    pub report: mpsc::UnboundedSender<Work>,
+}
+
+impl Stream {
+    /// The kind of pass `number`, which must be the open one. A frame may overtake its StartPass, which comes on the
+    /// control link: then it waits. A frame of an older pass is refused (law 4).
+    async fn kind_of(&mut self, number: u32) -> Result<PassKind> {
+        let arrived = self.open_pass.wait_for(|(open, _)| *open >= number);
+        let arrived = timeout(SILENCE, arrived).await.context("a frame without a pass")?;
+        match *arrived.context("the epoch is over")? {
+            (open, Some(kind)) if open == number => Ok(kind),
+            (open, _) => bail!("a frame of pass {number}, but pass {open} is open or done"),
+        }
+    }
+
+    /// Serves the stream until it fails; then the epoch is told, and ends.
+    pub async fn serve(mut self, mut reader: LinkReader) {
+        let error = loop {
+            let step = match reader.receive_any().await {
+                Ok(message) => self.take(message).await,
+                Err(error) => Err(error.context("data stream")),
+            };
+            if let Err(error) = step {
+                break error;
+            }
+        };
+        drop(self.report.send(Work::Failed(error)));
+    }
+
+    async fn take(&mut self, message: Message) -> Result<()> {
+        let (epoch, pass, index, extent, chunk) = match message {
+            Message::Chunk { epoch, pass, disk, index, encoding, length, node, data } => {
+                let extent = Extent { first: index, count: 1 };
+                (epoch, pass, disk, extent, Some(Incoming { index, encoding, length, node, data }))
+            }
+            Message::Zeroes { epoch, pass, disk, extent } => (epoch, pass, disk, extent, None),
+            other => bail!("message {} has no place on a data stream", other.tag()),
+        };
+        ensure!(epoch == self.epoch, "a frame of epoch {epoch} in epoch {}", self.epoch);
+        let kind = self.kind_of(pass).await?;
+        let disk = self
+            .disks
+            .get(usize::from(index))
+            .with_context(|| format!("disk {index} is not in this session"))?;
+        ensure!(
+            extent.first + extent.count <= disk.chunks(),
+            "chunks behind the end of {}",
+            disk.source.path
+        );
+        match kind {
+            PassKind::Full => claim(&mut disk.known().claimed, extent.first, extent.count)?,
+            PassKind::Compare => {
+                let mut known = disk.known();
+                for index in extent.first..extent.first + extent.count {
+                    ensure!(known.wanted.remove(index), "chunk {index} came without being asked for");
+                }
+            }
+        }
+        let (disks, report) = (Arc::clone(&self.disks), self.report.clone());
+        let job = move || {
+            let disk = &disks[usize::from(index)];
+            let done = match &chunk {
+                Some(chunk) => write_chunk(disk, chunk),
+                None => write_zeroes(disk, extent),
+            };
+            drop(report.send(match done {
+                Ok(()) => Work::Written { disk: index, extent },
+                Err(error) => Work::Failed(error),
+            }));
+        };
+        ensure!(self.queue.submit(job).await, "the disk threads are gone");
+        Ok(())
+    }
+}
