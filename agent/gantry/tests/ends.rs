@@ -207,3 +207,15 @@ fn either_end_may_be_killed_at_any_moment() {
     assert!(after[..before.len()] == before[..], "the target holds the source");
     assert!(fs::read(&source).unwrap() == before, "the source is unchanged");
 }
+
+#[test]
+fn a_target_in_use_by_another_gantry_is_refused() {
+    let scratch = Scratch::new();
+    let target = scratch.path("target");
+    fs::write(&target, vec![0; 8 * MIB]).unwrap();
+    let first = Running::start(&["receive", "--listen", "127.0.0.1:0"], &[&target]);
+    first.wait_for("listening on");
+    let second = gantry(&["receive", "--listen", "127.0.0.1:0"], &[&target]);
+    assert_eq!(second.status.code(), Some(3), "{}", text(&second));
+    assert!(text(&second).contains("another Gantry is writing"), "{}", text(&second));
+}

@@ -147,3 +147,21 @@ async fn dead(life: &Mortal) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+/// The flush fails once: nothing since the last good one counts, and the session goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_flush_counts_for_nothing() {
+    let images = Images::new(40 * MIB, 40 * MIB, seed());
+    let disk = Stumbling::open(&images.target, 4);
+    let receiver = start_receiver(disk, anywhere()).await;
+    let (sender, log) = start_sender(source(&images.source), receiver.address, code());
+    sender.await.unwrap().unwrap();
+    receiver.task.await.unwrap().unwrap();
+    images.assert_equal();
+    let said = log.wait(|e| match e {
+        Event::Lost { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(said.await.contains("flushing"), "the sender hears of it");
+    assert_eq!(log.epochs(), 2);
+}

@@ -77,14 +77,16 @@ pub async fn run(
         unflushed: HashMap::new(),
         unflushed_bytes: 0,
         flushing: None,
+        flush_failed: false,
         received: 0,
     };
     let outcome = epoch.run(session, inbox, outbox, joins, events).await;
     // Streams first: they hold queues. Then whatever the threads have taken.
-    let Epoch { queue, streams, report, work, flushing, unflushed, disks, .. } = epoch;
+    let Epoch { queue, streams, report, work, flushing, flush_failed, unflushed, disks, .. } = epoch;
     drop((queue, streams, report));
     pool.join().await;
-    if let Err(error) = settle(disks, work, flushing, unflushed).await {
+    // A failed flush voids all that was written since the last good one; a second flush proves nothing (law 5).
+    if !flush_failed && let Err(error) = settle(disks, work, flushing, unflushed).await {
         events.tell(Event::Stage { text: format!("what was written last does not count: {error:#}") });
     }
     outcome
@@ -130,6 +132,7 @@ struct Epoch {
     unflushed: HashMap<u16, Vec<Extent>>,
     unflushed_bytes: u64,
     flushing: Option<Flushing>,
+    flush_failed: bool,
     received: u64,
 }
 
@@ -193,8 +196,10 @@ impl Epoch {
                     outbox.say(Message::Wanted { pass: pass.number, disk, first, differing }).await?;
                 }
                 Action::Flushed(done) => {
+                    let batch = self.flushing.take().map(|(_, batch)| batch).unwrap_or_default();
+                    self.flush_failed = done.is_err();
                     done.context("flushing")?;
-                    self.acknowledge(outbox).await?;
+                    self.acknowledge(batch, outbox).await?;
                 }
                 Action::Flush => self.begin_flush(),
                 Action::Progress => self.tell_progress(events),
@@ -302,8 +307,7 @@ impl Epoch {
     }
 
     /// After a good flush: what was written before it began is durable, and the sender is told.
-    async fn acknowledge(&mut self, outbox: &Outbox) -> Result<()> {
-        let Some((_, batch)) = self.flushing.take() else { return Ok(()) };
+    async fn acknowledge(&self, batch: HashMap<u16, Vec<Extent>>, outbox: &Outbox) -> Result<()> {
         let number = self.pass.as_ref().map_or(0, |pass| pass.number);
         for (disk, extents) in batch {
             self.disks[usize::from(disk)].set_durable(&extents);

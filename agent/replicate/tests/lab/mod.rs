@@ -338,3 +338,49 @@ impl<E: ReadAt> ReadAt for Faulty<E> {
         }
     }
 }
+
+/// A disk whose n-th flush fails, losing nothing that it shows; all others work.
+pub struct Stumbling {
+    inner: ImageFile,
+    flushes: AtomicU64,
+}
+
+impl Stumbling {
+    pub fn open(path: &Path, good: u64) -> Arc<Self> {
+        Arc::new(Self { inner: ImageFile::open_target(path).unwrap(), flushes: AtomicU64::new(good + 1) })
+    }
+}
+
+impl Geometry for Stumbling {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn sector_size(&self) -> gantry_disk::SectorSize {
+        self.inner.sector_size()
+    }
+    fn identity(&self) -> &gantry_disk::Identity {
+        self.inner.identity()
+    }
+}
+
+impl ReadAt for Stumbling {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
+        self.inner.read_at(offset, buffer)
+    }
+}
+
+impl WriteAt for Stumbling {
+    fn write_at(&self, offset: u64, data: &[u8]) -> gantry_disk::Result<()> {
+        self.inner.write_at(offset, data)
+    }
+    fn zero_at(&self, offset: u64, length: u64) -> gantry_disk::Result<()> {
+        self.inner.zero_at(offset, length)
+    }
+    fn flush(&self) -> gantry_disk::Result<()> {
+        if self.flushes.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let eio = std::io::Error::from_raw_os_error(5);
+            return Err(gantry_disk::DiskError::io("stumbling", "flushing", eio));
+        }
+        self.inner.flush()
+    }
+}
