@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::firmware::Firmware;
 use crate::hardware::{Disk, Medium, Nic};
 
+/// Everything TCG can do but "fast" string instructions: it runs `rep movsb` byte by byte, and a kernel or C library that is
+/// told they are fast copies with nothing else. Measured in a guest, 300 MiB out of its page cache: 158 MB/s with, 777 without.
+const CPU: &str = "max,-erms,-fsrm";
+
 /// A kernel that QEMU loads itself, without boot loader or medium.
 #[derive(Clone, Debug)]
 pub struct DirectKernel {
@@ -116,7 +120,7 @@ impl Machine {
             "-accel",
             "tcg,thread=multi,tb-size=512",
         ]);
-        add(&["-cpu", "max", "-smp", &self.processors.to_string(), "-m", &self.memory.to_string()]);
+        add(&["-cpu", CPU, "-smp", &self.processors.to_string(), "-m", &self.memory.to_string()]);
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-device", "VGA,addr=0x1"]);
         // The guest's serial port is this process's standard input and output: nothing is lost before a reader connects.
         add(&["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"]);
