@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use gantry_disk::inventory::{scan, select};
 use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
@@ -53,8 +54,8 @@ fn work(args: &Args) -> Result<()> {
         return Err(machine::Refused(why).into());
     }
     let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0);
-    let target: Arc<dyn WriteAt> = if !target_path.exists() && target_path.parent() != Some(Path::new("/dev"))
-    {
+    let named = select(&scan(&Roots::default())?.disks, &args.target).is_ok();
+    let target: Arc<dyn WriteAt> = if !named && !target_path.exists() && !target_path.starts_with("/dev") {
         Arc::new(ImageFile::create(target_path, source.size())?)
     } else {
         // A code stands for a job whose label would be taken up again; a copy has none.

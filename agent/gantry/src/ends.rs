@@ -53,6 +53,10 @@ pub fn sources(names: &[String]) -> Result<Vec<Arc<dyn ReadAt>>> {
 pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<TargetDisk>> {
     let roots = Roots::default();
     let inventory = scan(&roots).context("listing the disks of this machine")?;
+    for name in rule.erase.iter().filter(|name| !Path::new(name).is_file()) {
+        // A name that means no disk, or two, is a mistake to be told before anything is erased.
+        select(&inventory.disks, name).context("--erase")?;
+    }
     let mut targets = Vec::new();
     for chosen in choose(&inventory.disks, names)? {
         targets.push(match chosen {
@@ -68,13 +72,15 @@ pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<Ta
     Ok(targets)
 }
 
-/// The live mark of this very job on one of the disks: the session was committed before this process was started.
-pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<Mark> {
+/// The disk that carries the mark of this very job and machine, if it was committed before this process was started. A
+/// disk that still carries a label was not, whatever else is on it. Dates play no part: clocks may be wrong.
+pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<(String, Mark)> {
     let uuid = smbios_uuid(&Roots::default()).ok()?;
-    let now = mark::Moment::of(std::time::SystemTime::now());
     targets.iter().find_map(|target| {
         let head = head_of(Path::new(&target.info.path)).ok()?;
-        mark::read(&head).filter(|mark| mark.is_live(&uuid, now) && mark.job == job_tag(code))
+        let mark = mark::read(&head)
+            .filter(|mark| mark.uuid.eq_ignore_ascii_case(&uuid) && mark.job == job_tag(code))?;
+        parse(&head).is_none().then(|| (target.info.path.clone(), mark))
     })
 }
 
@@ -96,11 +102,7 @@ enum Chosen<'a> {
 
 fn choose<'a>(disks: &'a [Disk], names: &[String]) -> Result<Vec<Chosen<'a>>> {
     if names.is_empty() {
-        return Ok(disks
-            .iter()
-            .filter(|disk| !disk.read_only && !disk.removable)
-            .map(Chosen::Disk)
-            .collect());
+        return Ok(disks.iter().filter(|disk| !disk.removable).map(Chosen::Disk).collect());
     }
     let one = |name: &String| {
         let path = Path::new(name);
@@ -141,7 +143,12 @@ fn forbidden(
             "carries something, and a code from the kernel line is only for blank disks".to_owned(),
         ));
     }
-    Ok((!named).then(|| found.refusal(identity, size).operation))
+    if named {
+        let findings: String = found.findings.iter().map(|finding| format!("\n  {finding}")).collect();
+        eprintln!("disk {}: --erase allows to erase what it carries:{findings}", identity.path);
+        return Ok(None);
+    }
+    Ok(Some(found.refusal(identity, size).operation))
 }
 
 fn file_target(path: &Path, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {

@@ -50,7 +50,9 @@ pub fn sink(json: bool) -> Events {
 }
 
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    // Some of this is a peer's text: it must not steer the terminal.
+    let plain: String = line.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
+    let _ = writeln!(std::io::stdout(), "{plain}");
 }
 
 fn share(phase: &str, done: u64, total: u64) -> String {

@@ -15,6 +15,22 @@ use gantry_replicate::Report;
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_wire::Stage;
 
+/// Set for `gantry repair` when it is the child of a receiver.
+pub const CHILD: &str = "GANTRY_REPAIR_CHILD";
+
+/// Removes what a receiver that was killed during repair has left: views of its disks, and the loop devices under them.
+/// Only for the appliance, where nobody else makes such things.
+pub fn clear_leftovers() {
+    for name in (0..64).map(|i| format!("gantry{i}")) {
+        if Path::new("/dev/mapper").join(&name).exists() {
+            let removed = Command::new("dmsetup").args(["remove", "--noudevsync", "--retry", &name]).status();
+            println!("an old view of disk {name} was left; removing it: {removed:?}");
+        }
+    }
+    // Detaches what nobody uses; a loop that cannot go shows as a use of its disk, and the disk is then refused.
+    drop(Command::new("losetup").arg("--detach-all").status());
+}
+
 /// Where plan and report lie while repair is at work.
 const RUN: &str = "/run/gantry";
 
@@ -116,7 +132,7 @@ fn gantry(
     tell: &dyn Fn(Stage, &str),
 ) -> Result<()> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(words).arg(plan).args(more).args(nodes);
+    command.env(CHILD, "1").args(words).arg(plan).args(more).args(nodes);
     let output = command.output().context("starting gantry repair")?;
     let said = String::from_utf8_lossy(&output.stdout);
     for line in said.lines() {

@@ -11,7 +11,7 @@ use gantry_replicate::Report;
 use gantry_replicate::receiver::{ReceiveOptions, receive};
 
 use crate::ends::{self, EraseRule};
-use crate::finisher::Finish;
+use crate::finisher::{Finish, clear_leftovers};
 use crate::{events, machine, pairing};
 
 /// Receive a machine: write it, verify it, repair it, commit it.
@@ -57,6 +57,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: Args) -> Result<()> {
+    if args.appliance {
+        clear_leftovers();
+    }
     let appliance_code = PathBuf::from("/run/gantry/code");
     let code_file = args.code_file.or(args.appliance.then_some(appliance_code));
     let code = pairing::keep(code_file.as_deref())?;
@@ -70,15 +73,14 @@ fn work(args: Args) -> Result<()> {
             }
         }
     }
-    if disks.iter().all(|disk| disk.end.is_none()) {
-        return Err(machine::Refused("no disk may take a replica: see above".to_owned()).into());
-    }
     let committed = ends::committed_mark(&disks, &code);
     if committed.is_some() {
         println!("this job was committed before; the sender will be told");
+    } else if disks.iter().all(|disk| disk.end.is_none()) {
+        return Err(machine::Refused("no disk may take a replica: see above".to_owned()).into());
     }
     println!("pairing code: {}", code.reveal());
-    let boot_disk = disks.iter().find(|disk| disk.end.is_some()).map(|disk| disk.info.path.clone());
+    let (boot_disk, mark) = committed.unzip();
     let finisher = Finish { appliance: args.appliance, job: gantry_wire::code::job_tag(&code) };
     let options = ReceiveOptions {
         listen: args.listen,
@@ -86,13 +88,19 @@ fn work(args: Args) -> Result<()> {
         code,
         code_valid: Duration::from_secs(args.code_valid * 60),
         disks,
-        committed: committed.map(|mark| Report { session: mark.session, ..Report::default() }),
+        committed: mark.map(|mark| Report { session: mark.session, ..Report::default() }),
         machine: machine::name(),
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
     let report = runtime.block_on(receive(options, Box::new(finisher), events::sink(args.json)))?;
     drop(runtime);
+    // Finishing voids the code.
+    if let Some(path) = &code_file
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        println!("the used code could not be removed: {}: {error}", path.display());
+    }
     if let Some(path) = &args.report {
         let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
         std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;

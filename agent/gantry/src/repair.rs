@@ -80,6 +80,11 @@ fn root_choice(text: &str) -> Result<(usize, u32), String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if std::env::var_os(crate::finisher::CHILD).is_some() {
+        // A receiver that is gone must not leave somebody behind who writes to its disks.
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+            .context("tying repair to its receiver")?;
+    }
     match act(&args) {
         Ok(code) => Ok(code),
         Err(error) => {

@@ -9,6 +9,7 @@ use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
 use gantry_replicate::sender::{SendOptions, send};
+use gantry_replicate::stop::Stop;
 
 use crate::{ends, events, machine, pairing};
 
@@ -62,22 +63,25 @@ fn work(args: Args) -> Result<()> {
     let disks = ends::sources(&args.disks)?;
     let paths: Vec<String> = disks.iter().map(|disk| disk.identity().path.clone()).collect();
     let before = counters(&paths)?;
+    let unchanged = move || match counters(&paths)? == before {
+        true => Ok(()),
+        false => {
+            let text = "a source disk was written to while it was being copied: the replica would be torn; copy again";
+            Err(Stop(text.to_owned()).into())
+        }
+    };
     let options = SendOptions {
         address: args.address,
         code,
         disks,
         map: args.map,
         streams: args.streams,
+        unchanged: Box::new(unchanged),
         machine: machine::name(),
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
     let sent = runtime.block_on(send(options, events::sink(args.json)))?;
-    if counters(&paths)? != before {
-        let text =
-            "a source disk was written to while it was being copied; the replica may be torn: copy again";
-        return Err(machine::Refused(text.to_owned()).into());
-    }
     if let Some(path) = &args.report {
         let report = serde_json::to_vec_pretty(&sent.report).context("writing the report")?;
         std::fs::write(path, report).with_context(|| format!("writing {}", path.display()))?;

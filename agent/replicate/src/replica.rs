@@ -87,6 +87,19 @@ impl Replica {
         self.relabel(label)
     }
 
+    /// Takes a disk up again that carries a label of this session: whatever a commit that was broken off may have
+    /// written around it (tables, a mark) goes, the label stands all the time.
+    pub fn blank_around_label(&self, label: &Label) -> Result<()> {
+        let sector = u64::from(self.end.sector_size().bytes());
+        for piece in &self.pieces {
+            let skip = if piece.offset == 0 { sector.min(piece.length) } else { 0 };
+            self.end.zero_at(piece.offset + skip, piece.length - skip)?;
+        }
+        self.end.write_at(Label::MAP_OFFSET, &label.map_block())?;
+        self.end.flush()?;
+        self.relabel(label)
+    }
+
     /// Rewrites the commit record: one sector, then a flush.
     pub fn relabel(&self, label: &Label) -> Result<()> {
         self.end.write_at(0, &label.sector_0(self.end.sector_size().bytes() as usize))?;

@@ -152,7 +152,7 @@ async fn dead(life: &Mortal) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_counts_for_nothing() {
     let images = Images::new(40 * MIB, 40 * MIB, seed());
-    let disk = Stumbling::open(&images.target, 4);
+    let disk = Stumbling::open(&images.target, 3);
     let receiver = start_receiver(disk, anywhere()).await;
     let (sender, log) = start_sender(source(&images.source), receiver.address, code());
     sender.await.unwrap().unwrap();

@@ -459,6 +459,9 @@ fn encode_extents(e: &mut Encoder, extents: &[Extent]) {
 fn decode_extent(d: &mut Decoder<'_>) -> Result<Extent, WireError> {
     let first = chunk_index(d)?;
     let count = within(d.u64("extent")?, limits::DISK_BYTES / limits::CHUNK, "extent")?;
+    if count == 0 {
+        return Err(WireError::Unknown { field: "extent of no chunks", found: first });
+    }
     Ok(Extent { first, count })
 }
 

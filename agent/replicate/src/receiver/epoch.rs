@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gantry_disk::WriteAt;
 use gantry_wire::Message;
-use gantry_wire::limits::{CHUNK, EXTENTS};
+use gantry_wire::limits::{CHUNK, EXTENTS, STREAMS};
 use gantry_wire::message::{Extent, PassKind};
 use gantry_wire::tree::Hash;
 use tokio::sync::{mpsc, watch};
@@ -235,7 +235,9 @@ impl Epoch {
             // Read-back means: from the medium, after a flush.
             let disks = Arc::clone(&self.disks);
             let flush = tokio::task::spawn_blocking(move || flush_all(&disks));
-            flush.await.context("flushing")??;
+            let flushed = flush.await.context("flushing")?;
+            self.flush_failed = flushed.is_err();
+            flushed?;
         }
         let began = Instant::now();
         self.pass = Some(Pass { number, kind, began, written: 0, compared: 0, differing: 0, expected: None });
@@ -271,6 +273,9 @@ impl Epoch {
     }
 
     fn serve_stream(&mut self, reader: LinkReader) {
+        if self.streams.len() >= usize::from(STREAMS) {
+            return;
+        }
         let stream = Stream {
             disks: Arc::clone(&self.disks),
             epoch: self.number,

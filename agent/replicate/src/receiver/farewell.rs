@@ -1,6 +1,7 @@
 //! After Finish: tells the sender what the finishing thread does, and ends the session when the sender has let go.
 
 use anyhow::{Context, Result, bail};
+use gantry_wire::limits::REPORT;
 use gantry_wire::{Message, Stage};
 use tokio::sync::watch;
 
@@ -22,7 +23,12 @@ pub async fn follow(
             Finish::Failed(_) => return Ok(state),
             Finish::Committed(report) => {
                 outbox.say(Message::Progress { stage: Stage::Committed, text: String::new() }).await?;
-                let report = serde_json::to_vec(report).context("writing the report")?;
+                let mut kept = (**report).clone();
+                let mut report = serde_json::to_vec(&kept).context("writing the report")?;
+                if report.len() > REPORT {
+                    kept.repair = "too long for the wire; kept on the replica".into();
+                    report = serde_json::to_vec(&kept).context("writing the report")?;
+                }
                 outbox.say(Message::Committed { report }).await?;
                 match inbox.next().await? {
                     Message::Done => {}

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use gantry_disk::DiskError;
 use gantry_disk::label::LabelStage;
 use gantry_wire::message::Fault;
 use gantry_wire::{Code, DiskInfo, Message, Stage, Version};
@@ -253,6 +254,10 @@ impl Host {
         if pairs.is_empty() {
             return Err(Refusal("no disk was assigned".to_owned()).into());
         }
+        // Finishing has changed the medium and the held heads: what was known no longer holds (law 6).
+        if slot.as_ref().is_some_and(|session| session.finish.is_some()) {
+            *slot = None;
+        }
         if let Some(session) = slot.as_mut()
             && session.matches(sources, pairs)
         {
@@ -262,13 +267,11 @@ impl Host {
         if named.len() != pairs.len() {
             return Err(Refusal("a source disk is assigned twice".to_owned()).into());
         }
-        let mut session =
-            Session::begin(id, self.options.job, sources, &self.options.disks, pairs).map_err(|error| {
-                match fault_of(&error) {
-                    Fault::Disk if error.to_string().starts_with("looking") => error,
-                    _ => anyhow!(Refusal(format!("{error:#}"))),
-                }
-            })?;
+        let begun = Session::begin(id, self.options.job, sources, &self.options.disks, pairs);
+        let mut session = begun.map_err(|error| match error.downcast_ref::<DiskError>() {
+            Some(disk) if disk.retry_may_help() => error,
+            _ => anyhow!(Refusal(format!("{error:#}"))),
+        })?;
         for disk in session.disks.iter() {
             let (source, target) = (disk.source.path.clone(), disk.replica.end().identity().path.clone());
             self.events.tell(Event::Mapped { source, target, size: disk.source.size });

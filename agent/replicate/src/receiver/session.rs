@@ -197,7 +197,10 @@ impl Session {
         session.epoch += 1;
         for (index, disk) in session.disks.iter().enumerate() {
             let label = session.label(index, LabelStage::Receiving);
-            if resumed { disk.replica.relabel(&label)? } else { disk.replica.blank_and_label(&label)? }
+            match resumed {
+                true => disk.replica.blank_around_label(&label)?,
+                false => disk.replica.blank_and_label(&label)?,
+            }
         }
         Ok(session)
     }

@@ -69,6 +69,12 @@ impl Sender {
             }
             other => bail!("expected an offer, not message {}", other.tag()),
         };
+        if stage == Stage::Receiving
+            && let Some((report, _)) = self.known_commit()
+        {
+            // A receiver that has forgotten must not be given the machine once more.
+            return Ok(report);
+        }
         if stage == Stage::Receiving {
             let pairs = map::pair(&sources, &targets, &self.options.map)
                 .map_err(|error| Stop(format!("{error:#}")))?;
@@ -122,7 +128,8 @@ impl Sender {
             }
         };
         let report: Report = serde_json::from_slice(&report).context("reading the receiver's report")?;
-        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+        let now = std::time::Instant::now();
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((report.clone(), now));
         self.events.tell(Event::Committed);
         outbox.say(Message::Done).await?;
         match inbox.next().await {
@@ -214,17 +221,24 @@ impl Passes<'_> {
         let mut rounds = 0;
         while self.compare().await? > 0 {
             rounds += 1;
-            ensure!(
-                rounds < ROUNDS,
-                "the target does not keep what is written to it: {ROUNDS} compare passes differed"
-            );
+            if rounds >= ROUNDS {
+                let text = format!(
+                    "the target does not keep what is written to it: {ROUNDS} compare passes differed"
+                );
+                return Err(Stop(text).into());
+            }
         }
         let ours = self.sender.disks.iter().map(SourceDisk::root).collect::<Result<Vec<_>>>()?;
         self.outbox.say(Message::Roots { roots: ours.clone() }).await?;
         match self.inbox.next().await? {
-            Message::Roots { roots } => ensure!(roots == ours, "the roots of source and target differ"),
+            Message::Roots { roots } if roots == ours => {}
+            Message::Roots { .. } => {
+                return Err(Stop("the roots of source and target differ".to_owned()).into());
+            }
             other => bail!("expected roots, not message {}", other.tag()),
         }
+        // Before the target is told to go on: a source that was written to would have left a torn replica (law 1).
+        (self.sender.options.unchanged)()?;
         for (disk, root) in self.sender.disks.iter().zip(&ours) {
             let root = gantry_wire::tree::hex(root);
             self.sender.events.tell(Event::Verified { disk: disk.info.path.clone(), root });
@@ -349,7 +363,7 @@ impl Passes<'_> {
                 message = self.inbox.next() => match message? {
                     Message::Ack { .. } => {}
                     Message::Wanted { pass: of, disk, first, differing: bits } if of == pass => {
-                        open -= 1;
+                        open = open.checked_sub(1).context("an answer to digests that were never sent")?;
                         let count = (disks.get(usize::from(disk)).context("no such disk")?.chunks().saturating_sub(first))
                             .min(DIGESTS as u64);
                         compared += count;
@@ -396,7 +410,13 @@ impl Passes<'_> {
     fn progress(&self, phase: &'static str, chunks: u64) {
         let Sender { disks, wire_bytes, events, .. } = self.sender;
         let total: u64 = disks.iter().map(|disk| disk.info.size).sum();
-        tell(events, phase, (chunks * CHUNK).min(total), total, wire_bytes.load(Ordering::Relaxed));
+        tell(
+            events,
+            phase,
+            chunks.saturating_mul(CHUNK).min(total),
+            total,
+            wire_bytes.load(Ordering::Relaxed),
+        );
     }
 }
 

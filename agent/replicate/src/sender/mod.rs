@@ -7,7 +7,7 @@ mod produce;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use gantry_disk::{DiskError, ReadAt};
@@ -32,6 +32,8 @@ pub struct SendOptions {
     pub map: Vec<(String, String)>,
     /// Data streams.
     pub streams: u8,
+    /// Asked before the target may finish: an error (a [`Stop`]) if something has written to the source.
+    pub unchanged: Box<dyn Fn() -> Result<()> + Send + Sync>,
     /// What this machine is called, for the other end.
     pub machine: String,
     /// What the software is called, for the other end.
@@ -46,7 +48,7 @@ struct Sender {
     wire_bytes: Arc<AtomicU64>,
     begun: AtomicBool,
     /// Set once the receiver has said that it committed: from then on only the farewell is missing.
-    committed: Mutex<Option<Report>>,
+    committed: Mutex<Option<(Report, Instant)>>,
     events: Events,
 }
 
@@ -80,18 +82,19 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
     loop {
         match sender.epoch().await {
             Ok(report) => return Ok(sender.sent(report)),
-            Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
-                // An epoch that had begun says that the other end is there: no reason to wait longer and longer.
-                if sender.begun.swap(false, Ordering::Relaxed) {
-                    wait = 1;
-                }
-                let committed = sender.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if let Some(report) = committed
-                    && wait > FAREWELL
+                if let Some((report, since)) = sender.known_commit()
+                    && (is_final(&error) || since.elapsed() > FAREWELL)
                 {
                     // The receiver has most likely heard us and gone to start its replica.
                     return Ok(sender.sent(report));
+                }
+                if is_final(&error) {
+                    return Err(error);
+                }
+                // An epoch that had begun says that the other end is there: no reason to wait longer and longer.
+                if sender.begun.swap(false, Ordering::Relaxed) {
+                    wait = 1;
                 }
                 sender.events.tell(Event::Lost { reason: format!("{error:#}"), wait });
                 tokio::time::sleep(Duration::from_secs(wait)).await;
@@ -102,14 +105,18 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
 }
 
 impl Sender {
+    fn known_commit(&self) -> Option<(Report, Instant)> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn sent(&self, report: Report) -> Sent {
         let resent_chunks = self.disks.iter().map(|disk| disk.resent.load(Ordering::Relaxed)).sum();
         Sent { report, wire_bytes: self.wire_bytes.load(Ordering::Relaxed), resent_chunks }
     }
 }
 
-/// Once the commit is known, the farewell is tried again until the pause would exceed these seconds.
-const FAREWELL: u64 = 8;
+/// Once the commit is known, the farewell is tried for so long: the receiver waits for it before it starts the replica.
+const FAREWELL: Duration = Duration::from_secs(600);
 
 /// Whether dialling again is pointless: the source is at fault, or the other end said no.
 fn is_final(error: &anyhow::Error) -> bool {

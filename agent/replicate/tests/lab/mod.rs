@@ -165,6 +165,7 @@ pub fn start_sender(
         disks: vec![end],
         map: Vec::new(),
         streams: 2,
+        unchanged: Box::new(|| Ok(())),
         machine: "source".into(),
         software: "test".into(),
     };
