@@ -1,7 +1,7 @@
 //! `scripts/demo`: the crossing, with what both machines say on the screen, and at the end verdict, times and a picture.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,8 +56,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// `text` in a colour, on a terminal.
+fn in_colour(code: &str, text: &str) -> String {
+    if std::io::stdout().is_terminal() { format!("{code}{text}\x1b[0m") } else { text.to_owned() }
+}
+
 fn say(text: &str) {
-    println!("\x1b[1m== {text}\x1b[0m");
+    println!("{}", in_colour("\x1b[1m", &format!("== {text}")));
 }
 
 fn picture(evidence: &Path) -> Option<String> {
@@ -92,7 +97,7 @@ fn follow(log: &Path, name: &str, colour: &str, over: &AtomicBool) -> Result<()>
             if byte == b'\n' {
                 if worth.is_match(&line) {
                     let text = String::from_utf8_lossy(&line);
-                    writeln!(std::io::stdout(), "{colour}{name}\x1b[0m  {}", text.trim_end())?;
+                    writeln!(std::io::stdout(), "{}  {}", in_colour(colour, name), text.trim_end())?;
                 }
                 line.clear();
             } else {
