@@ -162,7 +162,7 @@ fn either_end_may_be_killed_at_any_moment() {
     let seed = std::env::var("GANTRY_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) * 7919);
     let scratch = Scratch::new();
-    let (source, target) = (scratch.source(48 * MIB, seed), scratch.old_disk(50 * MIB));
+    let (source, target) = (scratch.source(192 * MIB, seed), scratch.old_disk(194 * MIB));
     let before = fs::read(&source).unwrap();
     let code = scratch.path("code").display().to_string();
     let erase = target.display().to_string();
@@ -178,13 +178,14 @@ fn either_end_may_be_killed_at_any_moment() {
     let send = || Running::start(&["send", &address, "--code-file", &code], &[&source]);
     let mut sender = send();
     let mut state = seed | 1;
-    for kill in 0..6 {
+    let mut kills = 0;
+    for _ in 0..6 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        std::thread::sleep(Duration::from_millis(100 + (state >> 33) % 1200));
+        std::thread::sleep(Duration::from_millis(50 + (state >> 33) % 250));
         if receiver.child.try_wait().unwrap().is_some() || sender.child.try_wait().unwrap().is_some() {
-            println!("done after {kill} kills");
             break;
         }
+        kills += 1;
         if state & (1 << 40) == 0 {
             sender.kill();
             sender = send();
@@ -193,6 +194,8 @@ fn either_end_may_be_killed_at_any_moment() {
             receiver = receive(&port);
         }
     }
+    println!("{kills} kills");
+    assert!(kills > 1, "the copy was over after {kills} kills: little was tested");
     let end = Instant::now() + Duration::from_secs(120);
     let status = loop {
         if let Some(status) = sender.child.try_wait().unwrap() {

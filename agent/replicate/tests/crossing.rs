@@ -32,19 +32,20 @@ async fn a_disk_arrives_bit_for_bit() {
 async fn a_flipped_bit_on_the_medium_is_found_and_rewritten() {
     let images = Images::new(32 * MIB, 32 * MIB, 2);
     let path = images.target.clone();
-    let receiver = start_receiver(target(&images.target), anywhere()).await;
-    let log = receiver.log.clone();
-    let spoiler = tokio::spawn(async move {
-        log.wait(|e| matches!(e, Event::PassDone { phase: "full", .. }).then_some(())).await;
-        use std::os::unix::fs::FileExt;
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, 29 * MIB + 77).unwrap();
-        file.write_all_at(&[byte[0] ^ 4], 29 * MIB + 77).unwrap();
-    });
+    // The receiver tells that the full pass is done before it tells the sender: nothing has been read back yet.
+    let spoil = move |event: &Event| {
+        if matches!(event, Event::PassDone { phase: "full", .. }) {
+            use std::os::unix::fs::FileExt;
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 29 * MIB + 77).unwrap();
+            file.write_all_at(&[byte[0] ^ 4], 29 * MIB + 77).unwrap();
+        }
+    };
+    let valid = Duration::from_secs(600);
+    let receiver = start_receiver_with(target(&images.target), anywhere(), valid, Log::with(spoil)).await;
     let (sender, _) = start_sender(source(&images.source), receiver.address, code());
     sender.await.unwrap().unwrap();
-    spoiler.await.unwrap();
     let report = receiver.task.await.unwrap().unwrap();
     images.assert_equal();
     assert_eq!(report.disks[0].rewritten_chunks, 1, "exactly the spoilt chunk");
@@ -69,8 +70,7 @@ async fn a_wrong_code_is_refused_and_too_many_void_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_code_is_refused() {
     let images = Images::new(8 * MIB, 8 * MIB, 4);
-    let receiver =
-        start_receiver_with(target(&images.target), anywhere(), Duration::ZERO, Box::new(NoRepair)).await;
+    let receiver = start_receiver_with(target(&images.target), anywhere(), Duration::ZERO, Log::new()).await;
     let (sender, _) = start_sender(source(&images.source), receiver.address, code());
     let error = format!("{:#}", sender.await.unwrap().unwrap_err());
     assert!(error.contains("the pairing code has expired"), "{error}");
@@ -92,11 +92,8 @@ async fn a_target_that_is_too_small_is_refused_untouched() {
 async fn a_read_error_names_disk_and_byte_and_leaves_the_target_labelled() {
     let images = Images::new(24 * MIB, 24 * MIB, 6);
     let receiver = start_receiver(target(&images.target), anywhere()).await;
-    let bad = Faulty {
-        inner: gantry_disk::ImageFile::open_source(&images.source).unwrap(),
-        read_fault_at: Some(19 * MIB + 8192),
-    };
-    let (sender, _) = start_sender(std::sync::Arc::new(bad), receiver.address, code());
+    let bad = Troubled::unreadable(&images.source, 19 * MIB + 8192);
+    let (sender, _) = start_sender(bad, receiver.address, code());
     let error = format!("{:#}", sender.await.unwrap().unwrap_err());
     assert!(error.contains("at byte 19931136"), "{error}");
     let said = receiver.log.wait(|e| match e {

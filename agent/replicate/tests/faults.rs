@@ -87,7 +87,7 @@ async fn a_receiver_that_dies_at_any_point_is_taken_up_again() {
     let seed = seed();
     let mut random = Random(seed);
     let images = Images::new(24 * MIB, 26 * MIB, seed);
-    let mut life = target_life(&images.target, 20 + random.next() % 15);
+    let mut life = target_life(&images.target, 12 + random.next() % 8);
     let mut receiver = start_receiver(life.clone(), anywhere()).await;
     let proxy = Proxy::start(receiver.address).await;
     let (mut sender, _) = start_sender(source(&images.source), proxy.address, code());
@@ -138,11 +138,11 @@ async fn a_receiver_that_dies_at_any_point_is_taken_up_again() {
     assert!(deaths > 1, "the disk hardly died: little was tested");
 }
 
-fn target_life(path: &std::path::Path, operations: u64) -> std::sync::Arc<Mortal> {
-    Mortal::open(path, operations)
+fn target_life(path: &std::path::Path, operations: u64) -> std::sync::Arc<Troubled> {
+    Troubled::mortal(path, operations)
 }
 
-async fn dead(life: &Mortal) {
+async fn dead(life: &Troubled) {
     while !life.is_dead() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -152,7 +152,7 @@ async fn dead(life: &Mortal) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_counts_for_nothing() {
     let images = Images::new(40 * MIB, 40 * MIB, seed());
-    let disk = Stumbling::open(&images.target, 3);
+    let disk = Troubled::stumbling(&images.target, 3);
     let receiver = start_receiver(disk, anywhere()).await;
     let (sender, log) = start_sender(source(&images.source), receiver.address, code());
     sender.await.unwrap().unwrap();

@@ -84,9 +84,17 @@ impl Random {
 pub struct Log(pub Arc<Mutex<Vec<Event>>>);
 impl Log {
     pub fn new() -> (Self, Events) {
+        Self::with(|_| {})
+    }
+    /// `hook` runs where the event happens: what it does is done before the end that tells goes on.
+    pub fn with(hook: impl Fn(&Event) + Send + Sync + 'static) -> (Self, Events) {
         let log = Self(Arc::default());
         let sink = log.clone();
-        (log, Events::new(move |event| sink.0.lock().unwrap().push(event.clone())))
+        let tell = move |event: &Event| {
+            hook(event);
+            sink.0.lock().unwrap().push(event.clone());
+        };
+        (log, Events::new(tell))
     }
     pub async fn wait<T>(&self, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
         for _ in 0..1200 {
@@ -120,16 +128,15 @@ pub struct Receiver {
 }
 
 pub async fn start_receiver(end: Arc<dyn WriteAt>, listen: SocketAddr) -> Receiver {
-    start_receiver_with(end, listen, Duration::from_secs(600), Box::new(NoRepair)).await
+    start_receiver_with(end, listen, Duration::from_secs(600), Log::new()).await
 }
 
 pub async fn start_receiver_with(
     end: Arc<dyn WriteAt>,
     listen: SocketAddr,
     code_valid: Duration,
-    finisher: Box<dyn Finisher>,
+    (log, events): (Log, Events),
 ) -> Receiver {
-    let (log, events) = Log::new();
     let options = ReceiveOptions {
         listen,
         code: code(),
@@ -140,7 +147,7 @@ pub async fn start_receiver_with(
         machine: "target".into(),
         software: "test".into(),
     };
-    let task = tokio::spawn(receive(options, finisher, events));
+    let task = tokio::spawn(receive(options, Box::new(NoRepair), events));
     let address = log.address().await;
     Receiver { task, log, address }
 }
@@ -255,29 +262,52 @@ async fn carry(mut here: tokio::net::TcpStream, mut there: tokio::net::TcpStream
     tokio::join!(up, down);
 }
 
-/// A disk that dies after so many writes, zeroes and flushes, as if its machine had lost power: from then on every call
-/// fails. What was written before stays.
-pub struct Mortal {
+/// A disk end that misbehaves on purpose, in the ways that are set; by itself it is sound.
+pub struct Troubled {
     inner: ImageFile,
-    left: AtomicU64,
+    bad_byte: Option<u64>,
+    life: AtomicU64,
+    good_flushes: AtomicU64,
 }
 
-impl Mortal {
-    pub fn open(path: &Path, operations: u64) -> Arc<Self> {
-        Arc::new(Self { inner: ImageFile::open_target(path).unwrap(), left: AtomicU64::new(operations) })
+impl Troubled {
+    fn over(inner: ImageFile) -> Self {
+        Self { inner, bad_byte: None, life: AtomicU64::new(u64::MAX), good_flushes: AtomicU64::new(u64::MAX) }
+    }
+    /// A source that cannot be read at one byte.
+    pub fn unreadable(path: &Path, byte: u64) -> Arc<Self> {
+        Arc::new(Self { bad_byte: Some(byte), ..Self::over(ImageFile::open_source(path).unwrap()) })
+    }
+    /// A target that dies after so many writes, zeroes and flushes, as if its machine had lost power: from then on every
+    /// one of them fails. What was written before stays.
+    pub fn mortal(path: &Path, operations: u64) -> Arc<Self> {
+        let life = AtomicU64::new(operations);
+        Arc::new(Self { life, ..Self::over(ImageFile::open_target(path).unwrap()) })
+    }
+    /// A target of which one flush fails, after so many good ones.
+    pub fn stumbling(path: &Path, good: u64) -> Arc<Self> {
+        let good_flushes = AtomicU64::new(good);
+        Arc::new(Self { good_flushes, ..Self::over(ImageFile::open_target(path).unwrap()) })
     }
     pub fn is_dead(&self) -> bool {
-        self.left.load(Ordering::Relaxed) == 0
+        self.life.load(Ordering::Relaxed) == 0
     }
     fn live(&self) -> gantry_disk::Result<()> {
-        let alive = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let alive = self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let gone =
             || gantry_disk::DiskError::io("mortal", "living", std::io::Error::other("the machine is off"));
         alive.map(drop).map_err(|_| gone())
     }
+    fn eio(&self, operation: &str) -> gantry_disk::DiskError {
+        gantry_disk::DiskError::io(
+            &self.inner.identity().path,
+            operation,
+            std::io::Error::from_raw_os_error(5),
+        )
+    }
 }
 
-impl Geometry for Mortal {
+impl Geometry for Troubled {
     fn size(&self) -> u64 {
         self.inner.size()
     }
@@ -289,98 +319,30 @@ impl Geometry for Mortal {
     }
 }
 
-impl ReadAt for Mortal {
+impl ReadAt for Troubled {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
-        self.inner.read_at(offset, buffer)
-    }
-}
-
-impl WriteAt for Mortal {
-    fn write_at(&self, offset: u64, data: &[u8]) -> gantry_disk::Result<()> {
-        self.live()?;
-        self.inner.write_at(offset, data)
-    }
-    fn zero_at(&self, offset: u64, length: u64) -> gantry_disk::Result<()> {
-        self.live()?;
-        self.inner.zero_at(offset, length)
-    }
-    fn flush(&self) -> gantry_disk::Result<()> {
-        self.live()?;
-        self.inner.flush()
-    }
-}
-
-/// A disk end that misbehaves on purpose.
-pub struct Faulty<E> {
-    pub inner: E,
-    pub read_fault_at: Option<u64>,
-}
-
-impl<E: Geometry> Geometry for Faulty<E> {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-    fn sector_size(&self) -> gantry_disk::SectorSize {
-        self.inner.sector_size()
-    }
-    fn identity(&self) -> &gantry_disk::Identity {
-        self.inner.identity()
-    }
-}
-
-impl<E: ReadAt> ReadAt for Faulty<E> {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
-        match self.read_fault_at {
+        match self.bad_byte {
             Some(at) if at >= offset && at < offset + buffer.len() as u64 => {
-                let eio = std::io::Error::from_raw_os_error(5);
-                Err(gantry_disk::DiskError::io(&self.inner.identity().path, "reading 4096 bytes", eio).at(at))
+                Err(self.eio("reading 4096 bytes").at(at))
             }
             _ => self.inner.read_at(offset, buffer),
         }
     }
 }
 
-/// A disk whose n-th flush fails, losing nothing that it shows; all others work.
-pub struct Stumbling {
-    inner: ImageFile,
-    flushes: AtomicU64,
-}
-
-impl Stumbling {
-    pub fn open(path: &Path, good: u64) -> Arc<Self> {
-        Arc::new(Self { inner: ImageFile::open_target(path).unwrap(), flushes: AtomicU64::new(good + 1) })
-    }
-}
-
-impl Geometry for Stumbling {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-    fn sector_size(&self) -> gantry_disk::SectorSize {
-        self.inner.sector_size()
-    }
-    fn identity(&self) -> &gantry_disk::Identity {
-        self.inner.identity()
-    }
-}
-
-impl ReadAt for Stumbling {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
-        self.inner.read_at(offset, buffer)
-    }
-}
-
-impl WriteAt for Stumbling {
+impl WriteAt for Troubled {
     fn write_at(&self, offset: u64, data: &[u8]) -> gantry_disk::Result<()> {
+        self.live()?;
         self.inner.write_at(offset, data)
     }
     fn zero_at(&self, offset: u64, length: u64) -> gantry_disk::Result<()> {
+        self.live()?;
         self.inner.zero_at(offset, length)
     }
     fn flush(&self) -> gantry_disk::Result<()> {
-        if self.flushes.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let eio = std::io::Error::from_raw_os_error(5);
-            return Err(gantry_disk::DiskError::io("stumbling", "flushing", eio));
+        self.live()?;
+        if self.good_flushes.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err(self.eio("flushing"));
         }
         self.inner.flush()
     }
