@@ -68,16 +68,6 @@ impl BlockDevice {
         Ok(Self { file, size, sector_size, identity })
     }
 
-    fn check(&self, offset: u64, length: usize, verb: &str) -> Result<()> {
-        match offset.checked_add(length as u64) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => {
-                let what = format!("{verb} {length} bytes beyond the end ({} bytes)", self.size);
-                Err(DiskError::new(ErrorKind::Range, &self.identity.path, what).at(offset))
-            }
-        }
-    }
-
     fn aligned(&self, offset: u64, buffer: &[u8]) -> bool {
         let sector = u64::from(self.sector_size.bytes());
         offset.is_multiple_of(sector)
@@ -119,7 +109,7 @@ impl Geometry for BlockDevice {
 
 impl ReadAt for BlockDevice {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.check(offset, buffer.len(), "reading")?;
+        self.check(offset, buffer.len() as u64, "reading")?;
         if self.aligned(offset, buffer) {
             return self.read_aligned(offset, buffer);
         }
@@ -136,7 +126,7 @@ impl ReadAt for BlockDevice {
 
 impl WriteAt for BlockDevice {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.check(offset, data.len(), "writing")?;
+        self.check(offset, data.len() as u64, "writing")?;
         let write = |at: u64, bytes: &[u8]| {
             self.file.write_all_at(bytes, at).map_err(|e| {
                 DiskError::io(&self.identity.path, format!("writing {} bytes", bytes.len()), e).at(at)
@@ -161,7 +151,7 @@ impl WriteAt for BlockDevice {
     /// FALLOC_FL_ZERO_RANGE is the kernel's "write zeroes, unmapping nothing"; where a driver has no such thing the
     /// kernel, or we, write them. Discard is never used: it promises nothing about what is read back.
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
-        self.check(offset, usize::try_from(length).unwrap_or(usize::MAX), "zeroing")?;
+        self.check(offset, length, "zeroing")?;
         let sector = u64::from(self.sector_size.bytes());
         let flags = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         if offset.is_multiple_of(sector)

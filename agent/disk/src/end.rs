@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{DiskError, ErrorKind, Result};
 
 /// Logical sector size in bytes; a power of two from 512 to 4096.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,17 @@ pub trait Geometry {
     fn sector_size(&self) -> SectorSize;
     /// Its names.
     fn identity(&self) -> &Identity;
+
+    /// Refuses what reaches beyond the end; `verb` is "reading", "writing" or "zeroing".
+    fn check(&self, offset: u64, length: u64, verb: &str) -> Result<()> {
+        match offset.checked_add(length) {
+            Some(stop) if stop <= self.size() => Ok(()),
+            _ => {
+                let what = format!("{verb} {length} bytes beyond the end ({} bytes)", self.size());
+                Err(DiskError::new(ErrorKind::Range, &self.identity().path, what).at(offset))
+            }
+        }
+    }
 }
 
 /// A disk end that can be read. Safe to call from several threads at once.

@@ -60,16 +60,6 @@ impl ImageFile {
         let identity = Identity { path: name, ..Identity::default() };
         Ok(Self { file, size: metadata.len(), sector_size, identity })
     }
-
-    fn check(&self, offset: u64, length: u64, verb: &str) -> Result<()> {
-        match offset.checked_add(length) {
-            Some(end) if end <= self.size => Ok(()),
-            _ => {
-                let what = format!("{verb} {length} bytes beyond the end ({} bytes)", self.size);
-                Err(DiskError::new(ErrorKind::Range, &self.identity.path, what).at(offset))
-            }
-        }
-    }
 }
 
 impl Geometry for ImageFile {

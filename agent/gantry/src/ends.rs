@@ -13,7 +13,7 @@ use gantry_disk::survey::survey;
 use gantry_disk::usage::{free_or_why, refusal};
 use gantry_disk::{BlockDevice, Geometry, Identity, ImageFile, ReadAt, WriteAt};
 use gantry_replicate::receiver::{TargetDisk, disk_info};
-use gantry_wire::code::job_tag;
+use gantry_wire::code::{job, job_tag};
 use gantry_wire::{Code, DiskInfo};
 
 /// What to do about disks that carry something.
@@ -84,17 +84,6 @@ pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<(String, Ma
     })
 }
 
-/// First 8 bytes of the job tag, as labels carry it.
-pub fn job_bytes(code: &Code) -> [u8; 8] {
-    let tag = job_tag(code);
-    let mut bytes = [0; 8];
-    for (byte, pair) in bytes.iter_mut().zip(tag.as_bytes().chunks(2)) {
-        let digits = std::str::from_utf8(pair).unwrap_or_default();
-        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
-    }
-    bytes
-}
-
 enum Chosen<'a> {
     Disk(&'a Disk),
     File(PathBuf),
@@ -131,7 +120,7 @@ fn forbidden(
     rule: &EraseRule,
     code: &Code,
 ) -> Result<Option<String>> {
-    if parse(&head_of(path)?).is_some_and(|label| label.job == job_bytes(code)) {
+    if parse(&head_of(path)?).is_some_and(|label| label.job == job(code)) {
         return Ok(None);
     }
     let found = survey(path)?;

@@ -84,7 +84,7 @@ fn work(args: Args) -> Result<()> {
     let finisher = Finish { appliance: args.appliance, job: gantry_wire::code::job_tag(&code) };
     let options = ReceiveOptions {
         listen: args.listen,
-        job: ends::job_bytes(&code),
+        job: gantry_wire::code::job(&code),
         code,
         code_valid: Duration::from_secs(args.code_valid * 60),
         disks,

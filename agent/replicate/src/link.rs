@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use gantry_wire::limits::{FRAME_PAYLOAD, UNPAIRED_PAYLOAD};
 use gantry_wire::message::{Fault, HEADER, decode_header};
 use gantry_wire::pairing::{EXPORTER_LABEL, proof, proof_matches};
@@ -271,7 +271,6 @@ impl LinkReader {
         let mut header = [0; HEADER];
         self.stream.read_exact(&mut header).await.context("reading from the link")?;
         let (length, tag) = decode_header(&header, self.limit).context("bad frame")?;
-        ensure!(length <= self.limit, "frame of {length} bytes");
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).await.context("reading from the link")?;
         Message::decode(tag, &payload).context("bad message")

@@ -150,16 +150,6 @@ impl Replica {
         }
         Ok(())
     }
-
-    fn check(&self, offset: u64, length: usize) -> Result<()> {
-        match offset.checked_add(length as u64) {
-            Some(stop) if stop <= self.end.size() => Ok(()),
-            _ => {
-                let why = format!("reaching {length} bytes beyond the disk's end");
-                Err(DiskError::new(ErrorKind::Range, &self.end.identity().path, why).at(offset))
-            }
-        }
-    }
 }
 
 impl Geometry for Replica {
@@ -176,7 +166,7 @@ impl Geometry for Replica {
 
 impl ReadAt for Replica {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.check(offset, buffer.len())?;
+        self.check(offset, buffer.len() as u64, "reading")?;
         self.walk(offset, buffer.len() as u64, |part, at, length| {
             let slice = &mut buffer[at as usize..(at + length) as usize];
             match part {
@@ -193,7 +183,7 @@ impl ReadAt for Replica {
 
 impl WriteAt for Replica {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.check(offset, data.len())?;
+        self.check(offset, data.len() as u64, "writing")?;
         self.walk(offset, data.len() as u64, |part, at, length| {
             let slice = &data[at as usize..(at + length) as usize];
             match part {
@@ -208,7 +198,7 @@ impl WriteAt for Replica {
     }
 
     fn zero_at(&self, offset: u64, length: u64) -> Result<()> {
-        self.check(offset, usize::try_from(length).unwrap_or(usize::MAX))?;
+        self.check(offset, length, "zeroing")?;
         self.walk(offset, length, |part, _, length| {
             match part {
                 Part::Medium(disk_at) => self.end.zero_at(disk_at, length)?,

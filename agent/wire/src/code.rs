@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use crate::tree::hex;
+
 const ALPHABET: &[u8; 16] = b"BCDEFGHJKLNPRSTX";
 const LETTERS: usize = 20;
 
@@ -68,10 +70,17 @@ impl fmt::Debug for Code {
     }
 }
 
-/// What a finished disk's mark and a label carry to name the job of a code without giving it away: 16 hex digits.
-pub fn job_tag(code: &Code) -> String {
+/// What a label carries to name the job of a code without giving it away.
+pub fn job(code: &Code) -> [u8; 8] {
     let key = code.key("gantry 2026 job tag");
-    key[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut job = [0; 8];
+    job.copy_from_slice(&key[..8]);
+    job
+}
+
+/// The same as 16 hex digits, for a finished disk's mark and our media.
+pub fn job_tag(code: &Code) -> String {
+    hex(&job(code))
 }
 
 #[cfg(test)]

@@ -89,8 +89,6 @@ tagged! {
         Disk = 6,
         /// Anything else at this end; going on later may help.
         Internal = 7,
-        /// Another connection has taken this session over.
-        Superseded = 8,
     }
 }
 

@@ -129,9 +129,9 @@ impl RootBuilder {
     }
 }
 
-/// A hash as people read it.
-pub fn hex(hash: &Hash) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes as people read them: a hash, a session, a tag.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

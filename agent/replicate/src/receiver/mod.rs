@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use gantry_disk::DiskError;
 use gantry_disk::label::LabelStage;
 use gantry_wire::message::Fault;
-use gantry_wire::{Code, DiskInfo, Message, Stage, Version};
+use gantry_wire::{Code, DiskInfo, Message, Stage, Version, tree};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -278,7 +278,7 @@ impl Host {
         }
         session.report = Report {
             version: 1,
-            session: hex(&session.id),
+            session: tree::hex(&session.id),
             source_machine: machine,
             target_machine: self.options.machine.clone(),
             software: self.options.software.clone(),
@@ -332,13 +332,9 @@ fn disk_report(disk: &session::SessionDisk) -> DiskReport {
         target_serial: target.serial.clone(),
         size: disk.source.size,
         sector_size: disk.source.sector_size,
-        root: disk.root().map(|root| gantry_wire::tree::hex(&root)).unwrap_or_default(),
+        root: disk.root().map(|root| tree::hex(&root)).unwrap_or_default(),
         rewritten_chunks: disk.known().rewritten,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Disks that do not fit or may not be erased: a person must change something.
