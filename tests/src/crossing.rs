@@ -186,8 +186,21 @@ impl Crossing {
     /// # Errors
     /// When it does not come so far.
     pub fn start_target(&mut self) -> Result<(Running, String)> {
-        let arguments = format!("gantry.role=receive gantry.erase={TARGET_SERIAL}");
-        let mut target = self.switch_on(self.target_machine(), &arguments)?;
+        self.start_target_with(&format!("gantry.erase={TARGET_SERIAL}"))
+    }
+
+    /// Starts the target again after it has died, with the code of its session. No disk may be erased: the one that
+    /// carries the session's label is known by it.
+    ///
+    /// # Errors
+    /// When it does not come so far.
+    pub fn start_target_again(&mut self, code: &str) -> Result<Running> {
+        Ok(self.start_target_with(&format!("gantry.code={code}"))?.0)
+    }
+
+    fn start_target_with(&mut self, arguments: &str) -> Result<(Running, String)> {
+        let mut target =
+            self.switch_on(self.target_machine(), &format!("gantry.role=receive {arguments}"))?;
         let ready = target.console.wait_unless(READY, FATAL, Limit::quiet(30))?;
         self.evidence.time("target: power-on to ready", ready.at)?;
         let found = both(

@@ -12,6 +12,15 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
+    /// A generator seeded by `GANTRY_SEED`, or by this process's number; the seed is printed.
+    #[must_use]
+    pub fn from_environment(what: &str) -> Self {
+        let given = std::env::var("GANTRY_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("{what}: GANTRY_SEED={seed}");
+        Self::new(seed)
+    }
+
     /// The next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;

@@ -1,4 +1,4 @@
-//! Whole machines cross, and are seen to boot.
+//! Whole machines cross, and are seen to boot. BIOS by PXE is in `interrupted.rs`, with everything that can go wrong.
 
 use anyhow::{Result, ensure};
 use gantry_qemu::{Firmware, Limit};
@@ -65,11 +65,6 @@ fn uefi_machine_crosses_by_iso_with_secure_boot_in_force() -> Result<()> {
         cross("crossing-secure-boot-iso", Recipe::bookworm_uefi(), Firmware::SecureBoot, Start::Cd)?;
     ensure!(arrival.lockdown == "integrity", "the replica's kernel says lockdown={}", arrival.lockdown);
     Ok(())
-}
-
-#[test]
-fn bios_machine_crosses_by_pxe() -> Result<()> {
-    cross("crossing-bios-pxe", Recipe::bookworm_bios(), Firmware::Bios, Start::Network).map(drop)
 }
 
 #[test]

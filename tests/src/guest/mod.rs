@@ -26,7 +26,7 @@ pub use recipe::Recipe;
 /// The password of root on every guest.
 pub const PASSWORD: &str = "gantry";
 /// The line that a guest prints when it is up: files, net, kernel, lockdown, root.
-pub const PROOF: &str = r"GUEST-PROOF files=(\S+) net=(\S+) kernel=(\S+) lockdown=(\S+) root=(\S+)";
+pub const PROOF: &str = r"GUEST-PROOF files=(\S+) net=(\S+) kernel=(\S+) lockdown=(\S+) root=(\S+)\r";
 /// What the initramfs of a guest prints when it does not find its root.
 pub const NO_ROOT: &str = r"Gave up waiting for root|ALERT!|\(initramfs\)";
 /// The slot of the network card on the source hardware; the guests' configuration names the card by it.
