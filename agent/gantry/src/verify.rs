@@ -38,11 +38,11 @@ fn work(args: &Args) -> Result<bool> {
     let (first, second) = (ends::reader(&args.first)?, ends::reader(&args.second)?);
     let found = verify(&*first, &*second, &events::sink(args.json))?;
     let same_size = first.size() == second.size();
-    let equal = same_size && found.differing.is_empty();
+    let equal = same_size && found.differing == 0;
     if args.json {
         let line = serde_json::json!({
             "event": "compared", "equal": equal, "compared": found.compared, "first": found.first,
-            "second": found.second, "differing": found.differing,
+            "second": found.second, "differing": found.differing, "places": found.places,
         });
         println!("{line}");
         return Ok(equal);
@@ -57,11 +57,11 @@ fn work(args: &Args) -> Result<bool> {
             found.compared
         );
     }
-    for offset in found.differing.iter().take(SHOWN) {
+    for offset in found.places.iter().take(SHOWN) {
         println!("differ in the MiB at byte {offset}");
     }
-    if found.differing.len() > SHOWN {
-        println!("... and in {} more MiB", found.differing.len() - SHOWN);
+    if found.differing > SHOWN as u64 {
+        println!("... and in {} more MiB", found.differing - SHOWN as u64);
     }
     println!("{}", if equal { "equal" } else { "NOT equal" });
     Ok(equal)

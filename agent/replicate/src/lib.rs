@@ -10,11 +10,14 @@
 //! A receiver that was started again knows nothing (law 6): both sets are empty, and because its label says that this
 //! session has written here, it asks for compare passes only. Compare passes repeat until none finds a difference.
 
+pub mod buffer;
 pub mod chunkset;
 pub mod commit;
 pub mod event;
+pub mod groups;
 pub mod link;
 pub mod local;
+pub mod patch;
 pub mod pool;
 pub mod random;
 pub mod receiver;

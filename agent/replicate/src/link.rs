@@ -209,6 +209,11 @@ impl Outbox {
         self.messages.send(message).await.map_err(|_| anyhow!("the link is closed"))
     }
 
+    /// Waits for a place in the queue. Cancel-safe.
+    pub async fn reserve(&self) -> Result<mpsc::Permit<'_, Message>> {
+        self.messages.reserve().await.map_err(|_| anyhow!("the link is closed"))
+    }
+
     /// Waits, for a limited time, until what was queued has been written and the stream is shut down.
     pub async fn close(self) {
         let Self { messages, task } = self;

@@ -1,19 +1,20 @@
 //! Copy and verify on one host: the same replica, the same tree, the same commit, no network.
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use gantry_disk::buffer::AlignedBuffer;
 use gantry_disk::label::{Label, LabelStage};
-use gantry_disk::{ReadAt, WriteAt};
+use gantry_disk::{DiskError, ReadAt, WriteAt};
 use gantry_wire::limits::CHUNK;
-use gantry_wire::tree::{self, Hash, RootBuilder};
+use gantry_wire::tree::{self, Hash, Leaves};
 
+use crate::buffer::with_buffer;
 use crate::commit::{Finisher, finish};
 use crate::event::{Event, Events};
+use crate::groups::GroupNodes;
+use crate::patch::{differing, ranges};
 use crate::random;
 use crate::replica::Replica;
 use crate::report::{DiskReport, Report};
@@ -48,19 +49,17 @@ pub fn copy(
         map: serde_json::json!({ "source": source.identity().path }).to_string(),
     };
     replica.blank_and_label(&label)?;
-    let chunks = tree::chunks(size);
-    let nodes = Mutex::new(vec![tree::zero_chunk(); chunks as usize]);
-    let set = |index: u64, node: Hash| {
-        nodes.lock().unwrap_or_else(PoisonError::into_inner)[index as usize] = node;
-    };
     let mut report = Report { version: 1, software: software.to_owned(), ..Report::default() };
     report.boot = "not proven".to_owned();
 
     let began = Instant::now();
-    let all: Vec<u64> = (0..chunks).collect();
-    sweep("copy", &all, size, events, |index, buffer| {
-        let node = transfer(source, &replica, index, buffer)?;
-        set(index, node);
+    let copied = Copied { source, replica: &replica, groups: GroupNodes::new(size).into() };
+    let chunks = tree::chunks(size);
+    sweep("copy", chunks.div_ceil(RUN), size, events, |run, done| {
+        for index in run * RUN..chunks.min((run + 1) * RUN) {
+            copied.transfer(index)?;
+            done.fetch_add(CHUNK, Ordering::Relaxed);
+        }
         Ok(())
     })?;
     replica.flush()?;
@@ -68,41 +67,11 @@ pub fn copy(
     events.tell(Event::PassDone { phase: "copy", differing: 0 });
 
     let began = Instant::now();
-    let mut suspects = all;
-    let mut rewritten = 0;
-    for round in 0.. {
-        ensure!(round < ROUNDS, "{}: does not keep what is written to it", replica.end().identity().path);
-        let differing = Mutex::new(Vec::new());
-        sweep("compare", &suspects, size, events, |index, buffer| {
-            let bytes = &mut buffer[..length_of(size, index)];
-            replica.read_at(index * CHUNK, bytes)?;
-            let expected = nodes.lock().unwrap_or_else(PoisonError::into_inner)[index as usize];
-            if tree::chunk(bytes) != expected {
-                differing.lock().unwrap_or_else(PoisonError::into_inner).push(index);
-                if transfer(source, &replica, index, buffer)? != expected {
-                    bail!(
-                        "{}: changed while it was being copied, at byte {}",
-                        source.identity().path,
-                        index * CHUNK
-                    );
-                }
-            }
-            Ok(())
-        })?;
-        replica.flush()?;
-        suspects = differing.into_inner().unwrap_or_else(PoisonError::into_inner);
-        rewritten += suspects.len() as u64;
-        events.tell(Event::PassDone { phase: "compare", differing: suspects.len() as u64 });
-        if suspects.is_empty() {
-            break;
-        }
-    }
+    let rewritten = copied.compare(events)?;
     report.phase("compare", began);
 
-    let mut root = RootBuilder::default();
-    nodes.into_inner().unwrap_or_else(PoisonError::into_inner).iter().for_each(|node| root.push(node));
-    let root = tree::hex(&root.finish(size, sector.bytes()));
-    let (from, to) = (source.identity(), replica.end().identity().clone());
+    let root = copied.groups().root(sector.bytes()).context("not every group was compared")?;
+    let (root, from, to) = (tree::hex(&root), source.identity(), replica.end().identity().clone());
     events.tell(Event::Verified { disk: to.path.clone(), root: root.clone() });
     report.disks = vec![DiskReport {
         source: from.path.clone(),
@@ -120,6 +89,119 @@ pub fn copy(
     Ok(report)
 }
 
+/// A copy at work.
+struct Copied<'a> {
+    source: &'a dyn ReadAt,
+    replica: &'a Replica,
+    /// What was read of the source.
+    groups: Mutex<GroupNodes>,
+}
+
+impl Copied<'_> {
+    fn groups(&self) -> MutexGuard<'_, GroupNodes> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a chunk of the source and writes it.
+    fn transfer(&self, index: u64) -> Result<()> {
+        let length = self.groups().chunk_length(index);
+        let node = with_buffer(length, |bytes| -> Result<Hash> {
+            self.source.read_at(index * CHUNK, bytes)?;
+            match tree::is_zero(bytes) {
+                true => self.replica.zero_at(index * CHUNK, bytes.len() as u64)?,
+                false => self.replica.write_at(index * CHUNK, bytes)?,
+            }
+            Ok(tree::chunk(bytes))
+        })?;
+        let mut groups = self.groups();
+        if let Some((group, node)) = groups.add(index, node) {
+            groups.set(group, node);
+        }
+        Ok(())
+    }
+
+    /// Reads the target back until it is as the source was; the number of chunks that were written again.
+    fn compare(&self, events: &Events) -> Result<u64> {
+        let size = self.source.size();
+        let (mut suspects, mut rewritten): (Vec<u64>, u64) = ((0..tree::groups(size)).collect(), 0);
+        for _ in 0..ROUNDS {
+            let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+            sweep("compare", suspects.len() as u64, size, events, |i, done| {
+                let group = suspects[i as usize];
+                let differ = self.compare_group(group)?;
+                if differ > 0 {
+                    chunks.fetch_add(differ, Ordering::Relaxed);
+                    again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
+                }
+                done.fetch_add(self.groups().chunks_of(group).1 * CHUNK, Ordering::Relaxed);
+                Ok(())
+            })?;
+            self.replica.flush()?;
+            let found = chunks.into_inner();
+            rewritten += found;
+            events.tell(Event::PassDone { phase: "compare", differing: found });
+            suspects = again.into_inner().unwrap_or_else(PoisonError::into_inner);
+            if suspects.is_empty() {
+                return Ok(rewritten);
+            }
+        }
+        bail!("{}: does not keep what is written to it", self.replica.end().identity().path)
+    }
+
+    /// Reads a group of the target back; writes the leaves again that differ. The number of chunks that had such.
+    fn compare_group(&self, group: u64) -> Result<u64> {
+        let known = self.groups().node(group);
+        let ours = leaves(self.replica, &self.groups, group)?;
+        if known == Some(node_of(&ours)) {
+            return Ok(0);
+        }
+        let theirs = leaves(self.source, &self.groups, group)?;
+        let now = node_of(&theirs);
+        let (first, _) = self.groups().chunks_of(group);
+        let (path, byte) = (&self.source.identity().path, first * CHUNK);
+        ensure!(
+            known.is_none_or(|known| known == now),
+            "{path}: changed while it was being copied, at or behind byte {byte}"
+        );
+        self.groups().set(group, now);
+        let mut chunks = 0;
+        for (index, (ours, theirs)) in (first..).zip(ours.iter().zip(&theirs)) {
+            let bits = differing(ours, theirs);
+            chunks += u64::from(bits != 0);
+            let length = self.groups().chunk_length(index);
+            for range in ranges(bits, length) {
+                let at = index * CHUNK + range.start as u64;
+                with_buffer(range.len(), |bytes| -> Result<(), DiskError> {
+                    self.source.read_at(at, bytes)?;
+                    self.replica.write_at(at, bytes)
+                })?;
+            }
+        }
+        Ok(chunks)
+    }
+}
+
+/// Reads a group; the leaves of its chunks.
+fn leaves<T: ReadAt + ?Sized>(
+    disk: &T,
+    groups: &Mutex<GroupNodes>,
+    group: u64,
+) -> Result<Vec<Leaves>, DiskError> {
+    let length = |index| groups.lock().unwrap_or_else(PoisonError::into_inner).chunk_length(index);
+    let (first, count) = groups.lock().unwrap_or_else(PoisonError::into_inner).chunks_of(group);
+    let read = |index: u64| {
+        with_buffer(length(index), |bytes| {
+            disk.read_at(index * CHUNK, bytes)?;
+            Ok(tree::leaves(bytes))
+        })
+    };
+    (first..first + count).map(read).collect()
+}
+
+fn node_of(leaves: &[Leaves]) -> Hash {
+    tree::group(&leaves.iter().map(tree::chunk_of).collect::<Vec<_>>())
+}
+
 /// What a comparison found.
 #[derive(Debug)]
 pub struct Comparison {
@@ -129,90 +211,80 @@ pub struct Comparison {
     pub second: String,
     /// Compared bytes: the size of the smaller end.
     pub compared: u64,
-    /// Chunks that differ, by byte offset, ascending.
-    pub differing: Vec<u64>,
+    /// How many chunks (1 MiB) differ.
+    pub differing: u64,
+    /// The first of them, at most [`LISTED`], by byte offset, ascending.
+    pub places: Vec<u64>,
 }
+
+/// Places that a [`Comparison`] lists.
+pub const LISTED: usize = 4096;
 
 /// Compares two ends over the size of the smaller one.
 pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Result<Comparison> {
     let size = first.size().min(second.size());
-    let chunks: Vec<u64> = (0..tree::chunks(size)).collect();
-    let nodes = Mutex::new(vec![(tree::zero_chunk(), tree::zero_chunk()); chunks.len()]);
-    sweep("compare", &chunks, size, events, |index, buffer| {
-        let bytes = &mut buffer[..length_of(size, index)];
-        first.read_at(index * CHUNK, bytes)?;
-        let one = tree::chunk(bytes);
-        second.read_at(index * CHUNK, bytes)?;
-        let two = tree::chunk(bytes);
-        nodes.lock().unwrap_or_else(PoisonError::into_inner)[index as usize] = (one, two);
+    let nodes = [(); 2].map(|()| Mutex::new(GroupNodes::new(size)));
+    let (count, places) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    sweep("compare", tree::groups(size), size, events, |group, done| {
+        let one = leaves(first, &nodes[0], group)?;
+        let two = leaves(second, &nodes[1], group)?;
+        for (nodes, leaves) in nodes.iter().zip([&one, &two]) {
+            nodes.lock().unwrap_or_else(PoisonError::into_inner).set(group, node_of(leaves));
+        }
+        let start = group * gantry_wire::limits::GROUP;
+        for (index, (one, two)) in (start..).zip(one.iter().zip(&two)) {
+            if one != two {
+                count.fetch_add(1, Ordering::Relaxed);
+                let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+                // Groups come nearly in order: what is dropped here lies behind what is kept, or nearly so.
+                if places.len() < LISTED {
+                    places.push(index * CHUNK);
+                }
+            }
+        }
+        done.fetch_add(one.len() as u64 * CHUNK, Ordering::Relaxed);
         Ok(())
     })?;
-    let nodes = nodes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (mut one, mut two) = (RootBuilder::default(), RootBuilder::default());
-    for (a, b) in &nodes {
-        one.push(a);
-        two.push(b);
-    }
+    let root = |nodes: &Mutex<GroupNodes>, disk: &dyn ReadAt| {
+        let nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let root = nodes.root(disk.sector_size().bytes()).context("not every group was read")?;
+        anyhow::Ok(tree::hex(&root))
+    };
+    let mut places = places.into_inner().unwrap_or_else(PoisonError::into_inner);
+    places.sort_unstable();
     Ok(Comparison {
-        first: tree::hex(&one.finish(size, first.sector_size().bytes())),
-        second: tree::hex(&two.finish(size, second.sector_size().bytes())),
+        first: root(&nodes[0], first)?,
+        second: root(&nodes[1], second)?,
         compared: size,
-        differing: chunks
-            .iter()
-            .filter(|i| nodes[**i as usize].0 != nodes[**i as usize].1)
-            .map(|i| i * CHUNK)
-            .collect(),
+        differing: count.into_inner(),
+        places,
     })
 }
 
-fn length_of(size: u64, index: u64) -> usize {
-    CHUNK.min(size - index * CHUNK) as usize
-}
-
-fn transfer(source: &dyn ReadAt, replica: &Replica, index: u64, buffer: &mut AlignedBuffer) -> Result<Hash> {
-    let bytes = &mut buffer[..length_of(source.size(), index)];
-    source.read_at(index * CHUNK, bytes)?;
-    if tree::is_zero(bytes) {
-        replica.zero_at(index * CHUNK, bytes.len() as u64)?;
-        return Ok(tree::zero_chunk());
-    }
-    replica.write_at(index * CHUNK, bytes)?;
-    Ok(tree::chunk(bytes))
-}
-
-/// Runs `work` over the chunks on several threads, runs of chunks at a time; stops at the first error.
+/// Runs `work` over `items` on several threads; stops at the first error. `work` adds the bytes that it has done.
 fn sweep(
     phase: &'static str,
-    chunks: &[u64],
+    items: u64,
     size: u64,
     events: &Events,
-    work: impl Fn(u64, &mut AlignedBuffer) -> Result<()> + Sync,
+    work: impl Fn(u64, &AtomicU64) -> Result<()> + Sync,
 ) -> Result<()> {
-    thread_local! {
-        static BUFFER: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::new(CHUNK as usize));
-    }
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let failure = Mutex::new(None);
     let stop = AtomicBool::new(false);
-    let total = (chunks.len() as u64 * CHUNK).min(size);
     let report = || {
-        let done = (done.load(Ordering::Relaxed) * CHUNK).min(total);
-        events.tell(Event::Progress { phase, done, total, sent: 0 });
+        let done = done.load(Ordering::Relaxed).min(size);
+        events.tell(Event::Progress { phase, done, total: size, sent: 0 });
     };
     let worker = || {
         while !stop.load(Ordering::Relaxed) {
-            let start = next.fetch_add(RUN, Ordering::Relaxed);
-            let run = chunks.iter().skip(start as usize).take(RUN as usize);
-            if run.len() == 0 {
+            let item = next.fetch_add(1, Ordering::Relaxed);
+            if item >= items {
                 break;
             }
-            for index in run {
-                if let Err(error) = BUFFER.with_borrow_mut(|buffer| work(*index, buffer)) {
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    stop.store(true, Ordering::Relaxed);
-                    return;
-                }
-                done.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = work(item, &done) {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                stop.store(true, Ordering::Relaxed);
             }
         }
     };

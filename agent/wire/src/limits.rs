@@ -18,8 +18,8 @@ pub const TEXT: usize = 1024;
 pub const REPORT: usize = 512 << 10;
 /// Extents in one list.
 pub const EXTENTS: usize = 32 << 10;
-/// Digests in one message: 64 MiB of disk.
-pub const DIGESTS: usize = 64;
+/// Chunks in a group: 64 MiB, the unit in which hashes are kept, so that a terabyte costs half a MiB of memory.
+pub const GROUP: u64 = 64;
 /// Largest disk: 16 PiB, so that offsets never overflow.
 pub const DISK_BYTES: u64 = 1 << 54;
 /// Most data streams of an epoch.

@@ -4,22 +4,25 @@
 //!   zero bytes.
 //! * A node is keyed BLAKE3 of its two children, left then right (64 bytes). The key is
 //!   `derive_key("gantry 2026 tree node", "")`.
-//! * A tree has 2^n leaves; leaves behind the disk's end are zero leaves. Because nodes do not know their offset, an
-//!   all-zero subtree of a given height is one constant, so an empty terabyte costs nothing.
+//! * A tree has 2^n leaves, at least 1024; leaves behind the disk's end are zero leaves. Because nodes do not know their
+//!   offset, an all-zero subtree of a given height is one constant, so an empty terabyte costs nothing.
 //! * The root is keyed BLAKE3 of: top node (32 bytes), size in bytes (u64 LE), sector size (u32 LE), with the key
 //!   `derive_key("gantry 2026 tree root", "")`. It binds the geometry.
 //!
-//! A chunk (1 MiB, 16 leaves) is a subtree of height 4. `tests/tree_reference.py` recomputes roots in other words.
+//! A chunk (1 MiB, 16 leaves) is a subtree of height 4, a group (64 MiB, 64 chunks) one of height 10. Only the nodes of
+//! groups are ever held for a whole disk: 32 bytes for 64 MiB. `tests/tree_reference.py` recomputes roots in other words.
 
 use std::sync::LazyLock;
 
-use crate::limits::{CHUNK, LEAF, LEAVES_PER_CHUNK};
+use crate::limits::{CHUNK, GROUP, LEAF, LEAVES_PER_CHUNK};
 
 /// A hash: of a leaf, a node, or a root.
 pub type Hash = [u8; 32];
 
 /// Height of a chunk's node above its leaves.
 const CHUNK_HEIGHT: usize = LEAVES_PER_CHUNK.trailing_zeros() as usize;
+/// Height of a group's node above its leaves.
+const GROUP_HEIGHT: usize = CHUNK_HEIGHT + GROUP.trailing_zeros() as usize;
 /// Heights for which the zero constants are kept: 2^48 leaves of 64 KiB are more than any disk.
 const HEIGHTS: usize = 48;
 
@@ -40,27 +43,60 @@ fn node(left: &Hash, right: &Hash) -> Hash {
     *hasher.finalize().as_bytes()
 }
 
+/// The hash of a leaf of zero bytes.
+pub fn zero_leaf() -> Hash {
+    ZERO[0]
+}
+
 /// The node of a chunk of zero bytes.
 pub fn zero_chunk() -> Hash {
     ZERO[CHUNK_HEIGHT]
 }
 
-/// The node of a chunk. `data` is at most 1 MiB; what is missing counts as zero.
-pub fn chunk(data: &[u8]) -> Hash {
+/// The node of a group of zero bytes.
+pub fn zero_group() -> Hash {
+    ZERO[GROUP_HEIGHT]
+}
+
+/// The hashes of a chunk's leaves.
+pub type Leaves = [Hash; LEAVES_PER_CHUNK];
+
+/// The leaves of a chunk. `data` is at most 1 MiB; what is missing counts as zero.
+pub fn leaves(data: &[u8]) -> Leaves {
     debug_assert!(data.len() as u64 <= CHUNK);
     let mut row = [ZERO[0]; LEAVES_PER_CHUNK];
-    let leaves = data.chunks_exact(LEAF);
-    let last = leaves.remainder();
-    let full = leaves.len();
-    for (slot, leaf) in row.iter_mut().zip(leaves) {
-        *slot = if is_zero(leaf) { ZERO[0] } else { *blake3::hash(leaf).as_bytes() };
-    }
-    if !last.is_empty() {
+    for (slot, leaf) in row.iter_mut().zip(data.chunks(LEAF)) {
+        if is_zero(leaf) {
+            continue;
+        }
         let mut hasher = blake3::Hasher::new();
-        hasher.update(last).update(&[0; LEAF][last.len()..]);
-        row[full] = *hasher.finalize().as_bytes();
+        hasher.update(leaf).update(&[0; LEAF][leaf.len()..]);
+        *slot = *hasher.finalize().as_bytes();
     }
-    let mut width = LEAVES_PER_CHUNK;
+    row
+}
+
+/// The node of a chunk with these leaves.
+pub fn chunk_of(leaves: &Leaves) -> Hash {
+    fold(*leaves)
+}
+
+/// The node of a chunk. `data` is at most 1 MiB; what is missing counts as zero.
+pub fn chunk(data: &[u8]) -> Hash {
+    chunk_of(&leaves(data))
+}
+
+/// The node of a group of at most 64 chunks; those that are missing count as zero.
+pub fn group(chunks: &[Hash]) -> Hash {
+    debug_assert!(chunks.len() as u64 <= GROUP);
+    let mut row = [zero_chunk(); GROUP as usize];
+    row[..chunks.len()].copy_from_slice(chunks);
+    fold(row)
+}
+
+/// The node above a full row of equal height.
+fn fold<const N: usize>(mut row: [Hash; N]) -> Hash {
+    let mut width = N;
     while width > 1 {
         for i in 0..width / 2 {
             row[i] = node(&row[2 * i], &row[2 * i + 1]);
@@ -80,18 +116,23 @@ pub fn chunks(size: u64) -> u64 {
     size.div_ceil(CHUNK)
 }
 
-/// Builds a root from chunk nodes in order, holding one node a level.
+/// Number of groups of a disk of `size` bytes.
+pub fn groups(size: u64) -> u64 {
+    size.div_ceil(GROUP * CHUNK)
+}
+
+/// Builds a root from group nodes in order, holding one node a level.
 #[derive(Debug, Default)]
 pub struct RootBuilder {
-    /// `pending[h]` is a finished left node of height `CHUNK_HEIGHT + h` that waits for its right sibling.
+    /// `pending[h]` is a finished left node of height `GROUP_HEIGHT + h` that waits for its right sibling.
     pending: Vec<Option<Hash>>,
     count: u64,
 }
 
 impl RootBuilder {
-    /// Adds the next chunk's node.
-    pub fn push(&mut self, chunk: &Hash) {
-        let mut carry = *chunk;
+    /// Adds the next group's node.
+    pub fn push(&mut self, group: &Hash) {
+        let mut carry = *group;
         for level in 0.. {
             if level == self.pending.len() {
                 self.pending.push(None);
@@ -107,9 +148,9 @@ impl RootBuilder {
         self.count += 1;
     }
 
-    /// The root of a disk of `size` bytes whose chunks have all been pushed.
+    /// The root of a disk of `size` bytes whose groups have all been pushed.
     pub fn finish(self, size: u64, sector_size: u32) -> Hash {
-        debug_assert_eq!(self.count, chunks(size));
+        debug_assert_eq!(self.count, groups(size));
         let height = self.count.max(1).next_power_of_two().trailing_zeros() as usize;
         let mut top: Option<Hash> = None;
         for level in 0..=height {
@@ -117,13 +158,13 @@ impl RootBuilder {
             top = match (left, top) {
                 (Some(left), Some(right)) => Some(node(&left, &right)),
                 (Some(left), None) if level == height => Some(left),
-                (Some(left), None) => Some(node(&left, &ZERO[CHUNK_HEIGHT + level])),
-                (None, Some(right)) if level < height => Some(node(&right, &ZERO[CHUNK_HEIGHT + level])),
+                (Some(left), None) => Some(node(&left, &ZERO[GROUP_HEIGHT + level])),
+                (None, Some(right)) if level < height => Some(node(&right, &ZERO[GROUP_HEIGHT + level])),
                 (None, top) => top,
             };
         }
         let mut hasher = blake3::Hasher::new_keyed(&ROOT_KEY);
-        hasher.update(&top.unwrap_or(ZERO[CHUNK_HEIGHT]));
+        hasher.update(&top.unwrap_or(zero_group()));
         hasher.update(&size.to_le_bytes()).update(&sector_size.to_le_bytes());
         *hasher.finalize().as_bytes()
     }
@@ -140,7 +181,7 @@ mod tests {
 
     /// The definition, straight: pad to 2^n leaves, hash level by level.
     fn plain_root(data: &[u8], sector_size: u32) -> Hash {
-        let leaves = (data.len().div_ceil(LEAF)).next_power_of_two().max(LEAVES_PER_CHUNK);
+        let leaves = (data.len().div_ceil(LEAF)).next_power_of_two().max(1024);
         let mut padded = data.to_vec();
         padded.resize(leaves * LEAF, 0);
         let mut row: Vec<Hash> = padded.chunks(LEAF).map(|leaf| *blake3::hash(leaf).as_bytes()).collect();
@@ -154,8 +195,9 @@ mod tests {
 
     fn streamed_root(data: &[u8], sector_size: u32) -> Hash {
         let mut builder = RootBuilder::default();
-        for part in data.chunks(CHUNK as usize) {
-            builder.push(&chunk(part));
+        for part in data.chunks((GROUP * CHUNK) as usize) {
+            let nodes: Vec<Hash> = part.chunks(CHUNK as usize).map(chunk).collect();
+            builder.push(&group(&nodes));
         }
         builder.finish(data.len() as u64, sector_size)
     }
@@ -163,7 +205,7 @@ mod tests {
     #[test]
     fn streaming_gives_the_root_of_the_definition() {
         for (size, seed) in
-            [(512, 1), (65_536, 2), (1 << 20, 3), ((3 << 20) + 512, 4), (5 << 20, 5), (7 << 20, 6)]
+            [(512, 1), (65_536, 2), (1 << 20, 3), ((3 << 20) + 512, 4), (64 << 20, 5), ((193 << 20) + 512, 6)]
         {
             let data: Vec<u8> = (0..size).map(|i: usize| (i * 31 + i / 777 + seed) as u8).collect();
             assert_eq!(streamed_root(&data, 512), plain_root(&data, 512), "size {size}");
@@ -185,6 +227,7 @@ mod tests {
     fn zero_chunks_have_the_constant_node() {
         assert_eq!(chunk(&vec![0; CHUNK as usize]), zero_chunk());
         assert_eq!(chunk(&[0; 512]), zero_chunk());
+        assert_eq!(group(&[zero_chunk(); 3]), zero_group());
         assert!(is_zero(&[0; 5000]));
         let mut one = vec![0; 70_000];
         one[69_999] = 1;

@@ -3,18 +3,19 @@
 /// A version, newest first. Each line says what changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// 1: the first: cold sessions, full and compare passes, zstd, commit with report.
-    V1,
+    /// 2: compare passes go from groups to chunks to leaves, and only changed leaves cross. Replaces 1, which was never
+    /// released.
+    V2,
 }
 
 impl Version {
     /// All that this build speaks, newest first.
-    pub const SPOKEN: &'static [Version] = &[Version::V1];
+    pub const SPOKEN: &'static [Version] = &[Version::V2];
 
     /// The number on the wire.
     pub fn number(self) -> u16 {
         match self {
-            Version::V1 => 1,
+            Version::V2 => 2,
         }
     }
 
@@ -30,7 +31,7 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_taken() {
-        assert_eq!(Version::negotiate(&[7, 1]), Some(Version::V1));
-        assert_eq!(Version::negotiate(&[7, 9]), None);
+        assert_eq!(Version::negotiate(&[7, 2]), Some(Version::V2));
+        assert_eq!(Version::negotiate(&[7, 1]), None);
     }
 }

@@ -69,7 +69,7 @@ def derive_key(context):
 def disk_root(data, sector_size):
     node_key, root_key = derive_key("gantry 2026 tree node"), derive_key("gantry 2026 tree root")
     leaf = 64 * 1024
-    count = 16
+    count = 1024
     while count * leaf < len(data):
         count *= 2
     known = {}

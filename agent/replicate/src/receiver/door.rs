@@ -91,7 +91,7 @@ impl Door {
     async fn admit(&self, tcp: TcpStream, peer: SocketAddr, identity: &TlsIdentity) -> Result<Arrival> {
         let mut link = Link::accept(tcp, peer, identity).await?;
         match link.receive().await.context("waiting for a proof")? {
-            Message::Join { token, stream: _ } => Ok(Arrival::Data { link, token }),
+            Message::Join { token } => Ok(Arrival::Data { link, token }),
             Message::PairProof { role, mac } => match self.judge(&link, role, &mac) {
                 Ok(()) => {
                     link.prove_as_listener(&self.code).await?;

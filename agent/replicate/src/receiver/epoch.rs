@@ -12,14 +12,14 @@ use gantry_disk::WriteAt;
 use gantry_wire::Message;
 use gantry_wire::limits::{CHUNK, EXTENTS, STREAMS};
 use gantry_wire::message::{Extent, PassKind};
-use gantry_wire::tree::Hash;
+use gantry_wire::tree::{Hash, Leaves};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::compare::{Asked, Place, Suspects, compare};
 use super::session::{Session, SessionDisk};
 use super::stream::{Stream, claim};
-use super::work::compare;
 use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
@@ -35,8 +35,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 pub enum Work {
     /// Chunks were written or zeroed.
     Written { disk: u16, extent: Extent },
-    /// Chunks were read back; bit i: chunk `first + i` differs.
-    Compared { disk: u16, first: u64, count: u64, differing: u64 },
+    /// A group was read back: nothing if it is equal, else its leaves.
+    Compared { place: Place, leaves: Option<Vec<Leaves>> },
     /// Something failed: the epoch ends.
     Failed(anyhow::Error),
 }
@@ -49,6 +49,7 @@ struct Pass {
     compared: u64,
     differing: u64,
     expected: Option<u64>,
+    suspects: Suspects,
 }
 
 /// The streams that join an epoch.
@@ -167,8 +168,19 @@ impl Epoch {
             };
             match action {
                 Action::Message(Message::StartPass { pass, kind }) => self.start_pass(pass, kind).await?,
-                Action::Message(Message::Digests { pass, disk, first, nodes }) => {
-                    self.digests(pass, disk, first, nodes).await?;
+                Action::Message(Message::Group { pass, disk, group, node }) => {
+                    self.group(pass, (disk, group), node).await?;
+                }
+                Action::Message(Message::Digests { pass, disk, group, nodes }) => {
+                    let chunks = self.current(pass)?.suspects.digests((disk, group), &nodes)?;
+                    self.current(pass)?.differing += u64::from(chunks.count_ones());
+                    self.disk(disk)?.known().rewritten += u64::from(chunks.count_ones());
+                    outbox.say(Message::Wanted { pass, disk, group, chunks }).await?;
+                }
+                Action::Message(Message::Leaves { pass, disk, index, leaves }) => {
+                    let leaves = self.current(pass)?.suspects.leaves(disk, index, &leaves)?;
+                    self.disk(disk)?.known().asked.ask(index, leaves)?;
+                    outbox.say(Message::WantedLeaves { pass, disk, index, leaves }).await?;
                 }
                 Action::Message(Message::EndPass { pass, chunks }) => {
                     let current = self.current(pass)?;
@@ -189,11 +201,13 @@ impl Epoch {
                 Action::Join(reader) => self.serve_stream(reader),
                 Action::Work(Work::Failed(error)) => return Err(error),
                 Action::Work(Work::Written { disk, extent }) => self.written(disk, extent),
-                Action::Work(Work::Compared { disk, first, count, differing }) => {
+                Action::Work(Work::Compared { place: (disk, group), leaves }) => {
+                    let count = self.disk(disk)?.known().groups.chunks_of(group).1;
                     let Some(pass) = &mut self.pass else { bail!("a comparison outlived its pass") };
+                    let (number, equal) = (pass.number, leaves.is_none());
                     pass.compared += count;
-                    pass.differing += u64::from(differing.count_ones());
-                    outbox.say(Message::Wanted { pass: pass.number, disk, first, differing }).await?;
+                    pass.suspects.was_read((disk, group), leaves);
+                    outbox.say(Message::Compared { pass: number, disk, group, equal }).await?;
                 }
                 Action::Flushed(done) => {
                     let batch = self.flushing.take().map(|(_, batch)| batch).unwrap_or_default();
@@ -229,7 +243,7 @@ impl Epoch {
         for disk in self.disks.iter() {
             let mut known = disk.known();
             known.claimed.clear();
-            known.wanted.clear();
+            known.asked = Asked::default();
         }
         if kind == PassKind::Compare {
             // Read-back means: from the medium, after a flush.
@@ -240,29 +254,36 @@ impl Epoch {
             flushed?;
         }
         let began = Instant::now();
-        self.pass = Some(Pass { number, kind, began, written: 0, compared: 0, differing: 0, expected: None });
+        self.pass = Some(Pass {
+            number,
+            kind,
+            began,
+            written: 0,
+            compared: 0,
+            differing: 0,
+            expected: None,
+            suspects: Suspects::default(),
+        });
         self.open_pass.send_replace((number, Some(kind)));
         Ok(())
     }
 
-    async fn digests(&mut self, pass: u32, disk: u16, first: u64, nodes: Vec<Hash>) -> Result<()> {
-        ensure!(self.current(pass)?.kind == PassKind::Compare, "digests in a full pass");
-        let index = disk;
-        let disk = self.disk(disk)?;
-        let count = nodes.len() as u64;
-        ensure!(first + count <= disk.chunks(), "digests behind the end of {}", disk.source.path);
-        claim(&mut disk.known().claimed, first, count)?;
+    /// A group of the source was named: reads ours back.
+    async fn group(&mut self, pass: u32, place: Place, node: Hash) -> Result<()> {
+        let (index, group) = place;
+        ensure!(self.current(pass)?.kind == PassKind::Compare, "a comparison in a full pass");
+        let disk = self.disk(index)?;
+        {
+            let mut known = disk.known();
+            let (first, count) = known.groups.chunks_of(group);
+            ensure!(count > 0, "a group behind the end of {}", disk.source.path);
+            claim(&mut known.claimed, first, count)?;
+        }
+        self.current(pass)?.suspects.begin(place)?;
         let (disks, report) = (Arc::clone(&self.disks), self.report.clone());
         let job = move || {
-            let disk = &disks[usize::from(index)];
-            let work = match compare(disk, first, &nodes) {
-                Ok(differing) => {
-                    let mut known = disk.known();
-                    for i in (0..count).filter(|i| differing & (1 << i) != 0) {
-                        known.wanted.insert(first + i);
-                    }
-                    Work::Compared { disk: index, first, count, differing }
-                }
+            let work = match compare(&disks[usize::from(index)], group, node) {
+                Ok(leaves) => Work::Compared { place, leaves },
                 Err(error) => Work::Failed(error),
             };
             // The loop may be gone; then nobody needs to know.
@@ -346,6 +367,7 @@ impl Epoch {
             PassKind::Compare => {
                 let all: u64 = self.disks.iter().map(SessionDisk::chunks).sum();
                 ensure!(pass.compared == all, "the compare pass left {} chunks out", all - pass.compared);
+                ensure!(pass.suspects.is_empty(), "the compare pass ended with open questions");
                 "compare"
             }
         };

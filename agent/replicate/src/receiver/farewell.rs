@@ -1,8 +1,8 @@
 //! After Finish: tells the sender what the finishing thread does, and ends the session when the sender has let go.
 
 use anyhow::{Context, Result, bail};
+use gantry_wire::Message;
 use gantry_wire::limits::REPORT;
-use gantry_wire::{Message, Stage};
 use tokio::sync::watch;
 
 use super::session::Finish;
@@ -17,12 +17,12 @@ pub async fn follow(
     loop {
         let state = finish.borrow_and_update().clone();
         match &state {
-            Finish::Working(stage, text) => {
-                outbox.say(Message::Progress { stage: *stage, text: text.clone() }).await?;
+            Finish::Working(_, text) => {
+                outbox.say(Message::Progress { text: text.clone() }).await?;
             }
             Finish::Failed(_) => return Ok(state),
             Finish::Committed(report) => {
-                outbox.say(Message::Progress { stage: Stage::Committed, text: String::new() }).await?;
+                outbox.say(Message::Progress { text: String::new() }).await?;
                 let mut kept = (**report).clone();
                 let mut report = serde_json::to_vec(&kept).context("writing the report")?;
                 if report.len() > REPORT {

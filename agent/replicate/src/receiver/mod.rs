@@ -1,5 +1,6 @@
 //! The receiving end: listens, pairs, runs epochs one after the other, finishes, and lets go when the sender has.
 
+mod compare;
 mod door;
 mod epoch;
 mod farewell;
@@ -204,19 +205,9 @@ impl Host {
             Some(_) => Stage::Committed,
             None => slot.as_ref().map_or(Stage::Receiving, Session::stage),
         };
-        let session_id = match slot.as_ref() {
-            Some(session) => session.id,
-            None => random::bytes()?,
-        };
         let disks = self.options.disks.iter().map(|disk| disk.info.clone()).collect();
-        let version = Version::V1.number();
-        let offer = Message::Offer {
-            version,
-            session: session_id,
-            stage,
-            machine: self.options.machine.clone(),
-            disks,
-        };
+        let version = Version::V2.number();
+        let offer = Message::Offer { version, stage, machine: self.options.machine.clone(), disks };
         outbox.say(offer).await?;
         if let Some(committed) = committed {
             return farewell::follow(watch::channel(committed).1, inbox, outbox).await;
@@ -226,7 +217,7 @@ impl Host {
                 Message::Assign { pairs } => pairs,
                 other => bail!("expected Assign, not message {}", other.tag()),
             };
-            self.begin(slot, session_id, &sources, &pairs, machine)?;
+            self.begin(slot, random::bytes()?, &sources, &pairs, machine)?;
             let Some(session) = slot.as_mut() else { bail!("no session") };
             let states = session.states(&pairs);
             let durable = states.iter().flat_map(|state| &state.durable).map(|extent| extent.count).sum();

@@ -7,11 +7,13 @@ use gantry_disk::label::{HEAD, Label, LabelStage, parse};
 use gantry_disk::{Geometry, SectorSize, WriteAt};
 use gantry_wire::limits::{CHUNK, EXTENTS};
 use gantry_wire::message::DiskState;
-use gantry_wire::tree::{self, Hash, RootBuilder};
+use gantry_wire::tree::{self, Hash};
 use gantry_wire::{DiskInfo, Extent, Stage};
 use tokio::sync::watch;
 
+use super::compare::Asked;
 use crate::chunkset::ChunkSet;
+use crate::groups::GroupNodes;
 use crate::replica::Replica;
 use crate::report::Report;
 
@@ -55,14 +57,12 @@ pub fn disk_info(end: &(impl Geometry + ?Sized)) -> DiskInfo {
 pub struct Known {
     /// Written and flushed in this session.
     pub durable: ChunkSet,
-    /// Read back since the last write, and equal.
-    pub verified: ChunkSet,
-    /// Already sent in this full pass, or digested in this compare pass: nothing may come twice.
+    /// Groups that were read back since the last write to them, and are equal to the source's.
+    pub groups: GroupNodes,
+    /// Already sent in this full pass, or compared in this compare pass: nothing may come twice.
     pub claimed: ChunkSet,
-    /// Asked for in this compare pass and not yet sent.
-    pub wanted: ChunkSet,
-    /// Nodes of verified chunks.
-    pub nodes: Vec<Hash>,
+    /// Leaves that this compare pass has asked for.
+    pub asked: Asked,
     /// Chunks that a compare pass found to differ.
     pub rewritten: u64,
 }
@@ -102,15 +102,18 @@ impl SessionDisk {
         CHUNK.min(self.source.size - index * CHUNK)
     }
 
-    /// Root over the nodes that were read back. Only whole when every chunk is verified.
-    pub fn root(&self) -> Option<Hash> {
-        let known = self.known();
-        if !known.verified.is_full() {
-            return None;
+    /// Nothing is known of these chunks from the moment a write to them begins.
+    pub fn forget(&self, first: u64, count: u64) {
+        let mut known = self.known();
+        for index in first..first + count {
+            known.durable.remove(index);
+            known.groups.forget(index);
         }
-        let mut root = RootBuilder::default();
-        known.nodes.iter().for_each(|node| root.push(node));
-        Some(root.finish(self.source.size, self.source.sector_size))
+    }
+
+    /// Root over what was read back. Only whole when every group is verified.
+    pub fn root(&self) -> Option<Hash> {
+        self.known().groups.root(self.source.sector_size)
     }
 }
 
@@ -171,10 +174,9 @@ impl Session {
             let chunks = tree::chunks(source.size);
             let known = Known {
                 durable: ChunkSet::new(chunks),
-                verified: ChunkSet::new(chunks),
+                groups: GroupNodes::new(source.size),
                 claimed: ChunkSet::new(chunks),
-                wanted: ChunkSet::new(chunks),
-                nodes: vec![tree::zero_chunk(); chunks as usize],
+                asked: Asked::default(),
                 rewritten: 0,
             };
             labels.push(

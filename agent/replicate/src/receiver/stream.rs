@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::epoch::Work;
 use super::session::SessionDisk;
-use super::work::{Incoming, write_chunk, write_zeroes};
+use super::work::{Incoming, IncomingPatch, write_chunk, write_patch, write_zeroes};
 use crate::chunkset::ChunkSet;
 use crate::link::{LinkReader, SILENCE};
 use crate::pool::Queue;
@@ -64,12 +64,16 @@ impl Stream {
     }
 
     async fn take(&mut self, message: Message) -> Result<()> {
-        let (epoch, pass, index, extent, chunk) = match message {
+        let (epoch, pass, index, extent, frame) = match message {
             Message::Chunk { epoch, pass, disk, index, encoding, length, node, data } => {
-                let extent = Extent { first: index, count: 1 };
-                (epoch, pass, disk, extent, Some(Incoming { index, encoding, length, node, data }))
+                let frame = Frame::Chunk(Incoming { index, encoding, length, node, data });
+                (epoch, pass, disk, Extent { first: index, count: 1 }, frame)
             }
-            Message::Zeroes { epoch, pass, disk, extent } => (epoch, pass, disk, extent, None),
+            Message::Zeroes { epoch, pass, disk, extent } => (epoch, pass, disk, extent, Frame::Zeroes),
+            Message::Patch { epoch, pass, disk, index, leaves, encoding, node, data } => {
+                let frame = Frame::Patch(IncomingPatch { index, leaves, encoding, node, data });
+                (epoch, pass, disk, Extent { first: index, count: 1 }, frame)
+            }
             other => bail!("message {} has no place on a data stream", other.tag()),
         };
         ensure!(epoch == self.epoch, "a frame of epoch {epoch} in epoch {}", self.epoch);
@@ -83,21 +87,22 @@ impl Stream {
             "chunks behind the end of {}",
             disk.source.path
         );
-        match kind {
-            PassKind::Full => claim(&mut disk.known().claimed, extent.first, extent.count)?,
-            PassKind::Compare => {
-                let mut known = disk.known();
-                for index in extent.first..extent.first + extent.count {
-                    ensure!(known.wanted.remove(index), "chunk {index} came without being asked for");
-                }
+        match (kind, &frame) {
+            (PassKind::Full, Frame::Chunk(_) | Frame::Zeroes) => {
+                claim(&mut disk.known().claimed, extent.first, extent.count)?;
             }
+            (PassKind::Compare, Frame::Patch(patch)) => {
+                disk.known().asked.take(patch.index, patch.leaves)?;
+            }
+            _ => bail!("a frame that has no place in this pass"),
         }
         let (disks, report) = (Arc::clone(&self.disks), self.report.clone());
         let job = move || {
             let disk = &disks[usize::from(index)];
-            let done = match &chunk {
-                Some(chunk) => write_chunk(disk, chunk),
-                None => write_zeroes(disk, extent),
+            let done = match &frame {
+                Frame::Chunk(chunk) => write_chunk(disk, chunk),
+                Frame::Patch(patch) => write_patch(disk, patch),
+                Frame::Zeroes => write_zeroes(disk, extent),
             };
             drop(report.send(match done {
                 Ok(()) => Work::Written { disk: index, extent },
@@ -107,4 +112,11 @@ impl Stream {
         ensure!(self.queue.submit(job).await, "the disk threads are gone");
         Ok(())
     }
+}
+
+/// What a frame carries.
+enum Frame {
+    Chunk(Incoming),
+    Patch(IncomingPatch),
+    Zeroes,
 }

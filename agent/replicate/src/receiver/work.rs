@@ -1,21 +1,17 @@
-//! What the receiver's threads do with a message: write a chunk, zero chunks, compare chunks.
+//! What the receiver's threads do with what arrives: write a chunk, write leaves, zero chunks.
 
-use std::cell::RefCell;
+use std::ops::Range;
 
-use anyhow::{Context, Result, bail, ensure};
-use gantry_disk::buffer::AlignedBuffer;
-use gantry_disk::{DiskError, ReadAt, WriteAt};
+use anyhow::{Context, Result, ensure};
+use gantry_disk::{DiskError, WriteAt};
 use gantry_wire::limits::CHUNK;
 use gantry_wire::message::{Encoding, Extent, Fault};
 use gantry_wire::tree::{self, Hash};
 use tokio::time::error::Elapsed;
 
 use super::session::SessionDisk;
-
-thread_local! {
-    // One aligned chunk a thread, so that O_DIRECT neither copies nor allocates.
-    static BUFFER: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::new(CHUNK as usize));
-}
+use crate::buffer::with_buffer;
+use crate::patch::ranges;
 
 /// A chunk as it came.
 pub struct Incoming {
@@ -31,39 +27,67 @@ pub struct Incoming {
     pub data: Vec<u8>,
 }
 
+/// Leaves of a chunk as they came.
+pub struct IncomingPatch {
+    /// Chunk number.
+    pub index: u64,
+    /// Which leaves, a bit each.
+    pub leaves: u16,
+    /// How their bytes travelled.
+    pub encoding: Encoding,
+    /// The node of their bytes as a chunk of their own.
+    pub node: Hash,
+    /// What travelled.
+    pub data: Vec<u8>,
+}
+
+/// Unpacks into `bytes`, all of it, and checks the node.
+fn unpack(encoding: Encoding, data: &[u8], node: &Hash, bytes: &mut [u8]) -> Result<()> {
+    match encoding {
+        Encoding::Raw => {
+            ensure!(data.len() == bytes.len(), "it carries {} bytes, not {}", data.len(), bytes.len());
+            bytes.copy_from_slice(data);
+        }
+        Encoding::Zstd => {
+            // The output is bounded by the buffer, whatever the frame claims.
+            let made = zstd::bulk::decompress_to_buffer(data, bytes).context("unpacking")?;
+            ensure!(made == bytes.len(), "it unpacks to {made} bytes, not {}", bytes.len());
+        }
+    }
+    ensure!(tree::chunk(bytes) == *node, "it arrived damaged");
+    Ok(())
+}
+
 /// Unpacks, checks and writes a chunk.
 pub fn write_chunk(disk: &SessionDisk, chunk: &Incoming) -> Result<()> {
+    let name = || format!("chunk {} of {}", chunk.index, disk.source.path);
     let length = disk.chunk_length(chunk.index) as usize;
-    ensure!(
-        chunk.length as usize == length,
-        "chunk {} has {} bytes, not {length}",
-        chunk.index,
-        chunk.length
-    );
-    BUFFER.with_borrow_mut(|buffer| {
-        let bytes = &mut buffer[..length];
-        match chunk.encoding {
-            Encoding::Raw => {
-                ensure!(
-                    chunk.data.len() == length,
-                    "chunk {} carries {} bytes",
-                    chunk.index,
-                    chunk.data.len()
-                );
-                bytes.copy_from_slice(&chunk.data);
-            }
-            Encoding::Zstd => {
-                // The output is bounded by the buffer, whatever the frame claims.
-                let made = zstd::bulk::decompress_to_buffer(&chunk.data, bytes);
-                let made = made.with_context(|| format!("unpacking chunk {}", chunk.index))?;
-                ensure!(made == length, "chunk {} unpacks to {made} bytes, not {length}", chunk.index);
-            }
-        }
-        if tree::chunk(bytes) != chunk.node {
-            bail!("chunk {} of {} arrived damaged", chunk.index, disk.source.path);
-        }
-        forget(disk, chunk.index, 1);
+    ensure!(chunk.length as usize == length, "{}: {} bytes, not {length}", name(), chunk.length);
+    with_buffer(length, |bytes| {
+        unpack(chunk.encoding, &chunk.data, &chunk.node, bytes).with_context(name)?;
+        disk.forget(chunk.index, 1);
         Ok(disk.replica.write_at(chunk.index * CHUNK, bytes)?)
+    })
+}
+
+/// Unpacks, checks and writes leaves of a chunk.
+pub fn write_patch(disk: &SessionDisk, patch: &IncomingPatch) -> Result<()> {
+    let name = || format!("leaves of chunk {} of {}", patch.index, disk.source.path);
+    let ranges = ranges(patch.leaves, disk.chunk_length(patch.index) as usize);
+    with_buffer(ranges.iter().map(Range::len).sum(), |bytes| {
+        unpack(patch.encoding, &patch.data, &patch.node, bytes).with_context(name)?;
+        disk.forget(patch.index, 1);
+        let mut rest = &*bytes;
+        for range in ranges {
+            let (part, behind) = rest.split_at(range.len());
+            rest = behind;
+            let at = patch.index * CHUNK + range.start as u64;
+            match tree::is_zero(part) {
+                true => disk.replica.zero_at(at, part.len() as u64)?,
+                false => disk.replica.write_at(at, part)?,
+            }
+        }
+        Ok(())
     })
 }
 
@@ -71,47 +95,8 @@ pub fn write_chunk(disk: &SessionDisk, chunk: &Incoming) -> Result<()> {
 pub fn write_zeroes(disk: &SessionDisk, extent: Extent) -> Result<()> {
     let start = extent.first * CHUNK;
     let stop = ((extent.first + extent.count) * CHUNK).min(disk.source.size);
-    forget(disk, extent.first, extent.count);
+    disk.forget(extent.first, extent.count);
     Ok(disk.replica.zero_at(start, stop - start)?)
-}
-
-/// Nothing is known of a chunk from the moment a write to it begins.
-fn forget(disk: &SessionDisk, first: u64, count: u64) {
-    let mut known = disk.known();
-    for index in first..first + count {
-        known.durable.remove(index);
-        known.verified.remove(index);
-    }
-}
-
-/// Reads chunks back and compares them with the source's nodes. Bit i of the answer: chunk `first + i` differs.
-pub fn compare(disk: &SessionDisk, first: u64, nodes: &[Hash]) -> Result<u64> {
-    let mut differing = 0;
-    for (i, node) in nodes.iter().enumerate() {
-        let index = first + i as u64;
-        {
-            let known = disk.known();
-            if known.verified.contains(index) && known.nodes[index as usize] == *node {
-                continue;
-            }
-        }
-        let ours = BUFFER.with_borrow_mut(|buffer| -> Result<Hash, DiskError> {
-            let bytes = &mut buffer[..disk.chunk_length(index) as usize];
-            disk.replica.read_at(index * CHUNK, bytes)?;
-            Ok(tree::chunk(bytes))
-        })?;
-        let mut known = disk.known();
-        if ours == *node {
-            known.nodes[index as usize] = ours;
-            known.durable.insert(index);
-            known.verified.insert(index);
-        } else {
-            known.verified.remove(index);
-            known.rewritten += 1;
-            differing |= 1 << i;
-        }
-    }
-    Ok(differing)
 }
 
 /// Whether a failure lies with this end's disk, with the network, or with what the peer sent.

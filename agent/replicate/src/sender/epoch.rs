@@ -5,9 +5,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use gantry_wire::limits::{CHUNK, DIGESTS, STREAMS};
+use gantry_wire::limits::{CHUNK, STREAMS};
 use gantry_wire::message::{DiskState, Extent, Fault, PassKind};
-use gantry_wire::tree::Hash;
 use gantry_wire::{Message, Stage, Version};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -15,8 +14,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::compare::compare;
 use super::produce::{SourceDisk, Stamp};
 use super::{Sender, is_final, map, resolve};
+use crate::chunkset::ChunkSet;
 use crate::event::{Event, Events};
 use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
 use crate::pool::{Pool, Queue};
@@ -24,14 +25,13 @@ use crate::report::Report;
 use crate::stop::Stop;
 
 /// Threads that read, hash and compress.
-const THREADS: usize = 4;
+pub const THREADS: usize = 4;
 /// Chunks that one thread reads in a row: long enough for a disk that seeks.
 const RUN: u64 = 8;
-/// Digest messages that wait for an answer.
-const WINDOW: usize = 16;
 /// Compare passes that find differences before the target is called unreliable.
 const ROUNDS: u32 = 8;
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// How often progress is told.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Sender {
     /// Runs one epoch.
@@ -62,7 +62,7 @@ impl Sender {
         };
         outbox.say(hello).await?;
         let (stage, targets) = match inbox.next().await? {
-            Message::Offer { version, session: _, stage, machine, disks } => {
+            Message::Offer { version, stage, machine, disks } => {
                 ensure!(Version::negotiate(&[version]).is_some(), "the receiver chose version {version}");
                 self.events.tell(Event::Paired { peer: machine });
                 (stage, disks)
@@ -121,8 +121,8 @@ impl Sender {
     async fn finish(&self, inbox: &mut Inbox, outbox: &Outbox) -> Result<Report> {
         let report = loop {
             match inbox.next().await? {
-                Message::Progress { stage: _, text } if text.is_empty() => {}
-                Message::Progress { stage: _, text } => self.events.tell(Event::Stage { text }),
+                Message::Progress { text } if text.is_empty() => {}
+                Message::Progress { text } => self.events.tell(Event::Stage { text }),
                 Message::Committed { report } => break report,
                 other => bail!("message {} while finishing", other.tag()),
             }
@@ -154,9 +154,11 @@ async fn give_up(error: &anyhow::Error, inbox: &mut Inbox, outbox: &Outbox) {
 }
 
 /// The data streams of an epoch: frames go in at one end, whichever stream is free takes them.
-struct Streams {
-    frames: mpsc::Sender<Vec<u8>>,
-    failed: mpsc::Receiver<anyhow::Error>,
+pub struct Streams {
+    /// Where frames go in.
+    pub frames: mpsc::Sender<Vec<u8>>,
+    /// Why a stream has ended.
+    pub failed: mpsc::Receiver<anyhow::Error>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -172,13 +174,13 @@ impl Streams {
         let queue = Arc::new(Mutex::new(queue));
         let (fail, failed) = mpsc::channel(1);
         let mut tasks = Vec::new();
-        for stream in 0..count {
+        for _ in 0..count {
             let mut link = Link::connect(address, &sender.identity).await.context("opening a data stream")?;
             ensure!(
                 link.peer_certificate == certificate,
                 "a data stream reached another machine than was paired"
             );
-            link.send(&Message::Join { token, stream }).await?;
+            link.send(&Message::Join { token }).await?;
             let (queue, fail, bytes) = (Arc::clone(&queue), fail.clone(), Arc::clone(&sender.wire_bytes));
             tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
                 if let Err(error) = Self::serve(link.patient().split().1, &queue, &bytes).await {
@@ -203,14 +205,15 @@ impl Streams {
     }
 }
 
-struct Passes<'a> {
-    sender: &'a Sender,
-    epoch: u64,
+/// The passes of an epoch, one after the other.
+pub struct Passes<'a> {
+    pub(super) sender: &'a Sender,
+    pub(super) epoch: u64,
     number: u32,
-    queue: Queue,
-    streams: Streams,
-    inbox: &'a mut Inbox,
-    outbox: &'a Outbox,
+    pub(super) queue: Queue,
+    pub(super) streams: Streams,
+    pub(super) inbox: &'a mut Inbox,
+    pub(super) outbox: &'a Outbox,
 }
 
 impl Passes<'_> {
@@ -219,7 +222,7 @@ impl Passes<'_> {
             self.full(states).await?;
         }
         let mut rounds = 0;
-        while self.compare().await? > 0 {
+        while compare(self).await? > 0 {
             rounds += 1;
             if rounds >= ROUNDS {
                 let text = format!(
@@ -246,8 +249,15 @@ impl Passes<'_> {
         Ok(())
     }
 
-    async fn start(&mut self, kind: PassKind) -> Result<u32> {
+    /// The source's disks.
+    pub fn disks(&self) -> &Arc<Vec<SourceDisk>> {
+        &self.sender.disks
+    }
+
+    /// Begins the next pass; its number.
+    pub async fn start(&mut self, kind: PassKind) -> Result<u32> {
         self.number += 1;
+        self.disks().iter().for_each(|disk| disk.groups().begin_sweep());
         self.outbox.say(Message::StartPass { pass: self.number, kind }).await?;
         Ok(self.number)
     }
@@ -321,93 +331,8 @@ impl Passes<'_> {
         })
     }
 
-    /// Lets the receiver compare its medium with the source; sends what differs. The number of chunks that did.
-    async fn compare(&mut self) -> Result<u64> {
-        let pass = self.start(PassKind::Compare).await?;
-        let disks = Arc::clone(&self.sender.disks);
-        let mut batches = disks.iter().enumerate().flat_map(|(index, disk)| {
-            (0..disk.chunks()).step_by(DIGESTS).map(move |first| {
-                (index, Extent { first, count: (disk.chunks() - first).min(DIGESTS as u64) })
-            })
-        });
-        let (digested, mut digests) = mpsc::channel::<Result<(usize, u64, Vec<Hash>)>>(WINDOW);
-        let (fail, mut failed) = mpsc::channel(THREADS);
-        let (mut open, mut compared, mut differing) = (0, 0, 0);
-        let mut next = batches.next();
-        let mut ended = false;
-        let mut tick = tokio::time::interval(PROGRESS_EVERY);
-        loop {
-            while open < WINDOW
-                && let Some((index, extent)) = next
-            {
-                let (disks, digested) = (Arc::clone(&disks), digested.clone());
-                let job = move || {
-                    let nodes = disks[index].digests(extent.first, extent.count);
-                    drop(digested.blocking_send(nodes.map(|nodes| (index, extent.first, nodes))));
-                };
-                ensure!(self.queue.submit(job).await, "the reader threads are gone");
-                open += 1;
-                next = batches.next();
-            }
-            if open == 0 && next.is_none() && !ended {
-                ended = true;
-                self.outbox.say(Message::EndPass { pass, chunks: differing }).await?;
-            }
-            tokio::select! {
-                Some(nodes) = digests.recv() => {
-                    let (index, first, nodes) = nodes?;
-                    self.outbox.say(Message::Digests { pass, disk: index as u16, first, nodes }).await?;
-                }
-                Some(error) = failed.recv() => return Err(error),
-                Some(error) = self.streams.failed.recv() => return Err(error),
-                message = self.inbox.next() => match message? {
-                    Message::Ack { .. } => {}
-                    Message::Wanted { pass: of, disk, first, differing: bits } if of == pass => {
-                        open = open.checked_sub(1).context("an answer to digests that were never sent")?;
-                        let count = (disks.get(usize::from(disk)).context("no such disk")?.chunks().saturating_sub(first))
-                            .min(DIGESTS as u64);
-                        compared += count;
-                        differing += u64::from(bits.count_ones());
-                        self.send_wanted(pass, disk, first, count, bits, &fail).await?;
-                    }
-                    Message::PassDone { pass: done, differing: found } if done == pass => {
-                        self.progress("compare", compared);
-                        self.sender.events.tell(Event::PassDone { phase: "compare", differing: found });
-                        return Ok(found);
-                    }
-                    other => bail!("message {} in a compare pass", other.tag()),
-                },
-                _ = tick.tick() => self.progress("compare", compared),
-            }
-        }
-    }
-
-    async fn send_wanted(
-        &self,
-        pass: u32,
-        disk: u16,
-        first: u64,
-        count: u64,
-        bits: u64,
-        fail: &mpsc::Sender<anyhow::Error>,
-    ) -> Result<()> {
-        ensure!(count == 64 || bits >> count == 0, "the receiver wants chunks behind the end");
-        let stamp = Stamp { epoch: self.epoch, pass, disk };
-        for i in (0..count).filter(|i| bits & (1 << i) != 0) {
-            let (disks, frames, fail) =
-                (Arc::clone(&self.sender.disks), self.streams.frames.clone(), fail.clone());
-            let job = move || {
-                let extent = Extent { first: first + i, count: 1 };
-                if let Err(error) = disks[usize::from(disk)].produce(stamp, extent, &frames) {
-                    drop(fail.try_send(error));
-                }
-            };
-            ensure!(self.queue.submit(job).await, "the reader threads are gone");
-        }
-        Ok(())
-    }
-
-    fn progress(&self, phase: &'static str, chunks: u64) {
+    /// Tells how far a phase is.
+    pub fn progress(&self, phase: &'static str, chunks: u64) {
         let Sender { disks, wire_bytes, events, .. } = self.sender;
         let total: u64 = disks.iter().map(|disk| disk.info.size).sum();
         tell(
@@ -424,23 +349,23 @@ fn tell(events: &Events, phase: &'static str, done: u64, total: u64, sent: u64) 
     events.tell(Event::Progress { phase, done, total, sent });
 }
 
-/// What is not durable of `chunks` chunks, in runs of at most [`RUN`].
-fn missing(chunks: u64, durable: &[Extent]) -> Vec<Extent> {
-    let mut set = crate::chunkset::ChunkSet::new(chunks);
+/// What is not durable of `chunks` chunks, in runs of at most [`RUN`]. One run at a time: a list of them all would be
+/// 32 MiB for 16 TiB.
+fn missing(chunks: u64, durable: &[Extent]) -> impl Iterator<Item = Extent> + Send + use<> {
+    let mut set = ChunkSet::new(chunks);
     for extent in durable {
         // Extents come from the peer: what lies outside the disk is no chunk of it.
         for index in extent.first..extent.first.saturating_add(extent.count).min(chunks) {
             set.insert(index);
         }
     }
-    let mut runs: Vec<Extent> = Vec::new();
-    for index in (0..chunks).filter(|index| !set.contains(*index)) {
-        match runs.last_mut() {
-            Some(run) if run.first + run.count == index && run.count < RUN => run.count += 1,
-            _ => runs.push(Extent { first: index, count: 1 }),
-        }
-    }
-    runs
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = (at..chunks).find(|index| !set.contains(*index))?;
+        let stop = (first..chunks.min(first + RUN)).find(|index| set.contains(*index));
+        at = stop.unwrap_or(chunks.min(first + RUN));
+        Some(Extent { first, count: at - first })
+    })
 }
 
 #[cfg(test)]
@@ -450,7 +375,7 @@ mod tests {
     #[test]
     fn only_what_is_not_durable_is_sent() {
         let durable = [Extent { first: 2, count: 3 }, Extent { first: 19, count: u64::MAX }];
-        let runs: Vec<_> = missing(20, &durable).iter().map(|e| (e.first, e.count)).collect();
+        let runs: Vec<_> = missing(20, &durable).map(|e| (e.first, e.count)).collect();
         assert_eq!(runs, [(0, 2), (5, 8), (13, 6)]);
     }
 }

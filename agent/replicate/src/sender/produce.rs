@@ -1,36 +1,33 @@
 //! What the sender's threads do: read chunks, hash them, make frames of them.
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::ReadAt;
-use gantry_disk::buffer::AlignedBuffer;
-use gantry_wire::limits::CHUNK;
+use gantry_wire::limits::{CHUNK, GROUP, LEAF};
 use gantry_wire::message::{Encoding, Extent};
-use gantry_wire::tree::{self, Hash, RootBuilder};
+use gantry_wire::tree::{self, Hash, Leaves};
 use gantry_wire::{DiskInfo, Message};
 use tokio::sync::mpsc;
 
+use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
+use crate::groups::GroupNodes;
+use crate::patch::ranges;
 use crate::receiver::disk_info;
 use crate::stop::Stop;
 
 /// Fast enough for a gigabit on one slow core, and most of what a higher level saves.
 const ZSTD_LEVEL: i32 = 1;
 
-thread_local! {
-    static BUFFER: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::new(CHUNK as usize));
-}
-
 /// A source disk and what is known of it.
 pub struct SourceDisk {
-    end: std::sync::Arc<dyn ReadAt>,
+    end: Arc<dyn ReadAt>,
     /// As it is told to the other end.
     pub info: DiskInfo,
-    /// Nodes of the chunks that this process has read.
-    nodes: Mutex<Vec<Option<Hash>>>,
+    /// What this process has read of it.
+    groups: Mutex<GroupNodes>,
     /// Chunks that have crossed at least once in a full pass.
     sent: Mutex<ChunkSet>,
     /// Chunks that crossed more than once.
@@ -50,11 +47,10 @@ pub struct Stamp {
 
 impl SourceDisk {
     /// A disk of which nothing has been read.
-    pub fn new(end: std::sync::Arc<dyn ReadAt>) -> Self {
+    pub fn new(end: Arc<dyn ReadAt>) -> Self {
         let info = disk_info(&*end);
-        let chunks = tree::chunks(info.size);
-        let nodes = Mutex::new(vec![None; chunks as usize]);
-        Self { end, info, nodes, sent: Mutex::new(ChunkSet::new(chunks)), resent: AtomicU64::new(0) }
+        let (groups, sent) = (GroupNodes::new(info.size), ChunkSet::new(tree::chunks(info.size)));
+        Self { end, info, groups: groups.into(), sent: sent.into(), resent: AtomicU64::new(0) }
     }
 
     /// Number of chunks.
@@ -62,78 +58,117 @@ impl SourceDisk {
         tree::chunks(self.info.size)
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Vec<Option<Hash>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads a chunk and gives it to `f` with its node. A chunk that was read before must not have changed since.
-    fn read<T>(&self, index: u64, f: impl FnOnce(&[u8], Hash) -> Result<T>) -> Result<T> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let length = CHUNK.min(self.info.size - index * CHUNK) as usize;
-            let bytes = &mut buffer[..length];
-            self.end.read_at(index * CHUNK, bytes)?;
-            let node = tree::chunk(bytes);
-            let known = self.nodes()[index as usize].replace(node);
-            if known.is_some_and(|known| known != node) {
-                let (disk, offset) = (&self.info.path, index * CHUNK);
-                let text = format!(
-                    "{disk}: the source changed while it was being copied, within 1 MiB of byte {offset}"
-                );
-                return Err(Stop(text).into());
-            }
-            f(bytes, node)
-        })
-    }
-
-    /// The node of a chunk, from memory or by reading.
-    fn node(&self, index: u64) -> Result<Hash> {
-        let known = self.nodes()[index as usize];
-        match known {
-            Some(node) => Ok(node),
-            None => self.read(index, |_, node| Ok(node)),
-        }
-    }
-
-    /// Nodes of consecutive chunks.
-    pub fn digests(&self, first: u64, count: u64) -> Result<Vec<Hash>> {
-        (first..first + count).map(|index| self.node(index)).collect()
+    /// What is known of it.
+    pub fn groups(&self) -> MutexGuard<'_, GroupNodes> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The root, once every chunk has been read.
     pub fn root(&self) -> Result<Hash> {
-        let mut root = RootBuilder::default();
-        for (index, node) in self.nodes().iter().enumerate() {
-            root.push(
-                node.as_ref()
-                    .with_context(|| format!("chunk {index} of {} was never read", self.info.path))?,
-            );
-        }
-        Ok(root.finish(self.info.size, self.end.sector_size().bytes()))
+        let root = self.groups().root(self.end.sector_size().bytes());
+        root.with_context(|| format!("{} was not read as a whole", self.info.path))
     }
 
-    /// Reads chunks and puts their frames into the channel: data one by one, zeroes by run.
+    /// Reads a chunk and gives it to `work`.
+    fn read<T>(&self, index: u64, work: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let length = self.groups().chunk_length(index);
+        with_buffer(length, |bytes| {
+            self.end.read_at(index * CHUNK, bytes)?;
+            Ok(work(bytes))
+        })
+    }
+
+    /// The source must not change while it is copied; `known` is what was read before.
+    fn changed(&self, known: Hash, now: Hash, byte: u64) -> Result<()> {
+        if known == now {
+            return Ok(());
+        }
+        let disk = &self.info.path;
+        let text = format!("{disk}: the source changed while it was being copied, at or behind byte {byte}");
+        Err(Stop(text).into())
+    }
+
+    /// A group's node is known now: it must be what it was.
+    fn learn(&self, group: u64, node: Hash) -> Result<()> {
+        let known = {
+            let mut groups = self.groups();
+            let known = groups.node(group);
+            groups.set(group, node);
+            known
+        };
+        self.changed(known.unwrap_or(node), node, group * GROUP * CHUNK)
+    }
+
+    /// Reads a group; the leaves of its chunks.
+    pub fn leaves(&self, group: u64) -> Result<Vec<Leaves>> {
+        let (first, count) = self.groups().chunks_of(group);
+        let rows = (first..first + count).map(|index| self.read(index, tree::leaves));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        self.learn(group, tree::group(&rows.iter().map(tree::chunk_of).collect::<Vec<_>>()))?;
+        Ok(rows)
+    }
+
+    /// Reads chunks for a full pass and puts their frames into the channel: data one by one, zeroes by run.
     pub fn produce(&self, stamp: Stamp, extent: Extent, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
+        let Stamp { epoch, pass, disk } = stamp;
         let mut zeroes = Extent { first: extent.first, count: 0 };
         for index in extent.first..extent.first + extent.count {
-            let frame = self.read(index, |bytes, node| {
-                let zero = node == tree::zero_chunk() && tree::is_zero(bytes);
-                Ok((!zero).then(|| chunk_frame(stamp, index, bytes, node)))
+            let (node, frame) = self.read(index, |bytes| {
+                let node = tree::chunk(bytes);
+                if node == tree::zero_chunk() {
+                    return (node, None);
+                }
+                let (encoding, data) = pack(bytes);
+                let length = bytes.len() as u32;
+                (node, Some(Message::Chunk { epoch, pass, disk, index, encoding, length, node, data }))
             })?;
-            let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-            if !sent.insert(index) {
+            let group = self.groups().add(index, node);
+            if let Some((group, node)) = group {
+                self.learn(group, node)?;
+            }
+            if !self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(index) {
                 self.resent.fetch_add(1, Ordering::Relaxed);
             }
-            drop(sent);
             match frame {
                 None => zeroes.count += 1,
                 Some(frame) => {
                     put_zeroes(stamp, zeroes, frames)?;
                     zeroes = Extent { first: index + 1, count: 0 };
-                    put(frame, frames)?;
+                    put(&frame, frames)?;
                 }
             }
         }
         put_zeroes(stamp, zeroes, frames)
+    }
+
+    /// Reads the leaves in `wanted` of a chunk whose leaves were `known`, and puts their frame into the channel.
+    pub fn patch(
+        &self,
+        stamp: Stamp,
+        index: u64,
+        known: &Leaves,
+        wanted: u16,
+        frames: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<()> {
+        let length = self.groups().chunk_length(index);
+        let start = index * CHUNK;
+        let frame = with_buffer(length, |bytes| -> Result<Message> {
+            let mut filled = 0;
+            for range in ranges(wanted, length) {
+                let part = &mut bytes[filled..filled + range.len()];
+                self.end.read_at(start + range.start as u64, part)?;
+                for (i, leaf) in part.chunks(LEAF).enumerate() {
+                    let at = range.start + i * LEAF;
+                    self.changed(known[at / LEAF], tree::leaves(leaf)[0], start + at as u64)?;
+                }
+                filled += range.len();
+            }
+            let node = tree::chunk(&bytes[..filled]);
+            let (encoding, data) = pack(&bytes[..filled]);
+            let Stamp { epoch, pass, disk } = stamp;
+            Ok(Message::Patch { epoch, pass, disk, index, leaves: wanted, encoding, node, data })
+        })?;
+        put(&frame, frames)
     }
 }
 
@@ -142,24 +177,21 @@ fn put_zeroes(stamp: Stamp, extent: Extent, frames: &mpsc::Sender<Vec<u8>>) -> R
         return Ok(());
     }
     let Stamp { epoch, pass, disk } = stamp;
-    put(Message::Zeroes { epoch, pass, disk, extent }.to_frame(), frames)
+    put(&Message::Zeroes { epoch, pass, disk, extent }, frames)
 }
 
-fn put(frame: Vec<u8>, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
-    if frames.blocking_send(frame).is_err() {
+fn put(message: &Message, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
+    if frames.blocking_send(message.to_frame()).is_err() {
         bail!("the data streams are closed");
     }
     Ok(())
 }
 
-fn chunk_frame(stamp: Stamp, index: u64, bytes: &[u8], node: Hash) -> Vec<u8> {
+/// Less than 5 % gain does not pay for the unpacking: then bytes travel as they are.
+fn pack(bytes: &[u8]) -> (Encoding, Vec<u8>) {
     let packed = zstd::bulk::compress(bytes, ZSTD_LEVEL).ok();
-    // Less than 5 % gain does not pay for the unpacking.
-    let packed = packed.filter(|packed| packed.len() < bytes.len() - bytes.len() / 20);
-    let (encoding, data) = match packed {
+    match packed.filter(|packed| packed.len() < bytes.len() - bytes.len() / 20) {
         Some(packed) => (Encoding::Zstd, packed),
         None => (Encoding::Raw, bytes.to_vec()),
-    };
-    let Stamp { epoch, pass, disk } = stamp;
-    Message::Chunk { epoch, pass, disk, index, encoding, length: bytes.len() as u32, node, data }.to_frame()
+    }
 }
