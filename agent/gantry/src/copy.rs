@@ -10,7 +10,7 @@ use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::{ImageFile, WriteAt};
-use gantry_replicate::local::copy;
+use gantry_replicate::local::{CopyOptions, copy};
 
 use crate::ends::{self, EraseRule};
 use crate::finisher::Finish;
@@ -29,6 +29,9 @@ pub struct Args {
     /// The target may be erased although it carries something: name it again, by serial number, WWN or path.
     #[arg(long, value_name = "DISK")]
     erase: Vec<String>,
+    /// The target carries an older copy of the source: compare, and write only what differs. Name it again, as for --erase.
+    #[arg(long, value_name = "DISK")]
+    base: Vec<String>,
     /// Keep the report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -55,20 +58,22 @@ fn work(args: &Args) -> Result<()> {
     }
     let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0);
     let named = select(&scan(&Roots::default())?.disks, &args.target).is_ok();
-    let target: Arc<dyn WriteAt> = if !named && !target_path.exists() && !target_path.starts_with("/dev") {
-        Arc::new(ImageFile::create(target_path, source.size())?)
+    let new = !named && !target_path.exists() && !target_path.starts_with("/dev");
+    let (target, base): (Arc<dyn WriteAt>, bool) = if new {
+        (Arc::new(ImageFile::create(target_path, source.size())?), false)
     } else {
         // A code stands for a job whose label would be taken up again; a copy has none.
         let code = gantry_wire::Code::from_random(gantry_replicate::random::bytes()?);
-        let rule = EraseRule { erase: args.erase.clone(), blank_only: false };
+        let rule = EraseRule { erase: args.erase.clone(), base: args.base.clone(), blank_only: false };
         let target = ends::targets(std::slice::from_ref(&args.target), &rule, &code)?.remove(0);
         match target.end {
-            Some(end) => end,
+            Some(end) => (end, target.base),
             None => bail!(machine::Refused(format!("{}: {}", target.info.path, target.info.refusal))),
         }
     };
     let finisher = Finish { appliance: false, job: String::new() };
-    let report = copy(&*source, target, &finisher, &machine::software(), &events::sink(args.json))?;
+    let options = CopyOptions { base, software: machine::software() };
+    let report = copy(&*source, target, &options, &finisher, &events::sink(args.json))?;
     if let Some(path) = &args.report {
         let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
         std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;

@@ -21,6 +21,8 @@ use gantry_wire::{Code, DiskInfo};
 pub struct EraseRule {
     /// Serial numbers, WWNs or paths that may be erased.
     pub erase: Vec<String>,
+    /// Those that carry an older copy of the source: they may be erased too, but only what differs crosses.
+    pub base: Vec<String>,
     /// The code came from the kernel line: only blank disks (law 13).
     pub blank_only: bool,
 }
@@ -53,9 +55,11 @@ pub fn sources(names: &[String]) -> Result<Vec<Arc<dyn ReadAt>>> {
 pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<TargetDisk>> {
     let roots = Roots::default();
     let inventory = scan(&roots).context("listing the disks of this machine")?;
-    for name in rule.erase.iter().filter(|name| !Path::new(name).is_file()) {
-        // A name that means no disk, or two, is a mistake to be told before anything is erased.
-        select(&inventory.disks, name).context("--erase")?;
+    for (option, names) in [("--erase", &rule.erase), ("--base", &rule.base)] {
+        for name in names.iter().filter(|name| !Path::new(name).is_file()) {
+            // A name that means no disk, or two, is a mistake to be told before anything is erased.
+            select(&inventory.disks, name).context(option)?;
+        }
     }
     let mut targets = Vec::new();
     for chosen in choose(&inventory.disks, names)? {
@@ -134,7 +138,7 @@ fn forbidden(
     }
     if named {
         let findings: String = found.findings.iter().map(|finding| format!("\n  {finding}")).collect();
-        eprintln!("disk {}: --erase allows to erase what it carries:{findings}", identity.path);
+        eprintln!("disk {}: may be overwritten although it carries:{findings}", identity.path);
         return Ok(None);
     }
     Ok(Some(found.refusal(identity, size).operation))
@@ -146,10 +150,11 @@ fn file_target(path: &Path, rule: &EraseRule, code: &Code) -> Result<TargetDisk>
     let same = |name: &String| {
         std::fs::canonicalize(name).is_ok_and(|named| path.canonicalize().is_ok_and(|p| p == named))
     };
-    let named = rule.erase.iter().any(same);
+    let base = rule.base.iter().any(same);
+    let named = base || rule.erase.iter().any(same);
     match forbidden(path, peek.identity(), peek.size(), named, rule, code)? {
         Some(why) => Ok(refused(info, why)),
-        None => Ok(TargetDisk::usable(Arc::new(ImageFile::open_target(path)?))),
+        None => Ok(TargetDisk { base, ..TargetDisk::usable(Arc::new(ImageFile::open_target(path)?)) }),
     }
 }
 
@@ -171,16 +176,18 @@ fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Res
     if !uses.is_empty() {
         return Ok(refused(info, refusal(disk, &uses).operation));
     }
-    let named = rule.erase.iter().any(|name| is_called(disk, name));
+    let called = |names: &[String]| names.iter().any(|name| is_called(disk, name));
+    let base = called(&rule.base);
+    let named = base || called(&rule.erase);
     if let Some(why) = forbidden(&path, &disk.identity, disk.size, named, rule, code)? {
         return Ok(refused(info, why));
     }
     let end: Arc<dyn WriteAt> = Arc::new(BlockDevice::open_target(&path, disk.identity.clone())?);
-    Ok(TargetDisk::usable(end))
+    Ok(TargetDisk { base, ..TargetDisk::usable(end) })
 }
 
 fn refused(info: DiskInfo, refusal: String) -> TargetDisk {
-    TargetDisk { info: DiskInfo { refusal, ..info }, end: None }
+    TargetDisk { info: DiskInfo { refusal, ..info }, end: None, base: false }
 }
 
 /// Opens an end only to read it: devices past the page cache, so that what is compared is the medium.

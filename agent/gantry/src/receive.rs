@@ -29,6 +29,10 @@ pub struct Args {
     /// A disk that may be erased although it carries something, by serial number, WWN or path; may be repeated.
     #[arg(long, value_name = "DISK")]
     erase: Vec<String>,
+    /// A disk that carries an older copy of the source (brought by courier, restored from a backup, an earlier replica):
+    /// it is compared and only what differs crosses. It may be overwritten like one named by --erase; may be repeated.
+    #[arg(long, value_name = "DISK")]
+    base: Vec<String>,
     /// Where the pairing code is, or is to be kept for a restart; without it a new one is made.
     #[arg(long, value_name = "FILE")]
     code_file: Option<PathBuf>,
@@ -63,7 +67,7 @@ fn work(args: Args) -> Result<()> {
     let appliance_code = PathBuf::from("/run/gantry/code");
     let code_file = args.code_file.or(args.appliance.then_some(appliance_code));
     let code = pairing::keep(code_file.as_deref())?;
-    let rule = EraseRule { erase: args.erase, blank_only: args.blank_only };
+    let rule = EraseRule { erase: args.erase, base: args.base, blank_only: args.blank_only };
     let disks = ends::targets(&args.disks, &rule, &code)?;
     if !args.json {
         for disk in &disks {

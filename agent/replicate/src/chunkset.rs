@@ -51,6 +51,13 @@ impl ChunkSet {
         true
     }
 
+    /// Puts every chunk into the set.
+    pub fn fill(&mut self) {
+        for index in 0..self.length {
+            self.insert(index);
+        }
+    }
+
     /// Empties the set.
     pub fn clear(&mut self) {
         self.words.fill(0);

@@ -26,12 +26,21 @@ const RUN: u64 = 8;
 const ROUNDS: u32 = 8;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
+/// How a copy is set up.
+#[derive(Debug, Clone)]
+pub struct CopyOptions {
+    /// The target carries an older copy: what is equal is not written.
+    pub base: bool,
+    /// What the software is called, for the report.
+    pub software: String,
+}
+
 /// Copies `source` onto `target`: written, flushed, read back, compared, and only then given its head.
 pub fn copy(
     source: &dyn ReadAt,
     target: Arc<dyn WriteAt>,
+    options: &CopyOptions,
     finisher: &dyn Finisher,
-    software: &str,
     events: &Events,
 ) -> Result<Report> {
     let (size, sector) = (source.size(), source.sector_size());
@@ -49,22 +58,16 @@ pub fn copy(
         map: serde_json::json!({ "source": source.identity().path }).to_string(),
     };
     replica.blank_and_label(&label)?;
-    let mut report = Report { version: 1, software: software.to_owned(), ..Report::default() };
+    let mut report = Report { version: 1, software: options.software.clone(), ..Report::default() };
     report.boot = "not proven".to_owned();
 
-    let began = Instant::now();
     let copied = Copied { source, replica: &replica, groups: GroupNodes::new(size).into() };
-    let chunks = tree::chunks(size);
-    sweep("copy", chunks.div_ceil(RUN), size, events, |run, done| {
-        for index in run * RUN..chunks.min((run + 1) * RUN) {
-            copied.transfer(index)?;
-            done.fetch_add(CHUNK, Ordering::Relaxed);
-        }
-        Ok(())
-    })?;
-    replica.flush()?;
-    report.phase("copy", began);
-    events.tell(Event::PassDone { phase: "copy", differing: 0 });
+    if !options.base {
+        let began = Instant::now();
+        copied.transfer_all(events)?;
+        report.phase("copy", began);
+        events.tell(Event::PassDone { phase: "copy", differing: 0 });
+    }
 
     let began = Instant::now();
     let rewritten = copied.compare(events)?;
@@ -100,6 +103,19 @@ struct Copied<'a> {
 impl Copied<'_> {
     fn groups(&self) -> MutexGuard<'_, GroupNodes> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The full pass.
+    fn transfer_all(&self, events: &Events) -> Result<()> {
+        let (size, chunks) = (self.source.size(), tree::chunks(self.source.size()));
+        sweep("copy", chunks.div_ceil(RUN), size, events, |run, done| {
+            for index in run * RUN..chunks.min((run + 1) * RUN) {
+                self.transfer(index)?;
+                done.fetch_add(CHUNK, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        Ok(self.replica.flush()?)
     }
 
     /// Reads a chunk of the source and writes it.

@@ -105,3 +105,35 @@ async fn a_read_error_names_disk_and_byte_and_leaves_the_target_labelled() {
     let medium = std::fs::read(&images.target).unwrap();
     assert_eq!(parse(&medium).unwrap().job, *b"testjob1", "still an unfinished replica");
 }
+
+/// A target that carries an older copy: only leaves that differ cross, and head and tail, which are always held back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_costs_only_the_leaves_that_differ() {
+    use std::os::unix::fs::FileExt;
+    const LEAF: u64 = 64 << 10;
+    let images = Images::new(70 * MIB + 512 * 5, 72 * MIB, 7);
+    let mut old = std::fs::read(&images.source).unwrap();
+    old.resize(72 * MIB as usize, 0x5a);
+    std::fs::write(&images.target, old).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&images.source).unwrap();
+    let mut random = Random(99);
+    let mut changed = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let at = 2 * MIB + random.next() % (66 * MIB);
+        file.write_all_at(&random.next().to_le_bytes(), at).unwrap();
+        changed.extend([at / LEAF, (at + 7) / LEAF]);
+    }
+    let end = gantry_replicate::receiver::TargetDisk::usable(target(&images.target));
+    let end = gantry_replicate::receiver::TargetDisk { base: true, ..end };
+    let receiver = start_receiver_on(vec![end], Log::new()).await;
+    let (sender, log) = start_sender(source(&images.source), receiver.address, code());
+    let sent = sender.await.unwrap().unwrap();
+    let report = receiver.task.await.unwrap().unwrap();
+    images.assert_equal();
+    assert!(report.phases.iter().all(|phase| phase.name != "full"), "no full pass");
+    let held = 2 * MIB + 4096;
+    let most = changed.len() as u64 * LEAF + held + changed.len() as u64 * 100;
+    println!("{} leaves changed, {} bytes crossed", changed.len(), sent.wire_bytes);
+    assert!(sent.wire_bytes <= most, "{} bytes crossed, not {most}", sent.wire_bytes);
+    assert_eq!(log.epochs(), 1);
+}

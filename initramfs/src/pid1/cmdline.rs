@@ -70,6 +70,8 @@ pub struct Settings {
     pub code: Option<String>,
     /// `gantry.erase`.
     pub erase: Vec<String>,
+    /// `gantry.base`.
+    pub base: Vec<String>,
     /// `gantry.disks`.
     pub disks: Vec<String>,
     /// `gantry.map`: SOURCE:TARGET pairs.
@@ -140,6 +142,7 @@ fn apply(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> 
         "target" => settings.target = Some(target(value)?),
         "code" => settings.code = Some(code(value)?),
         "erase" => settings.erase = list(key, value)?,
+        "base" => settings.base = list(key, value)?,
         "disks" => settings.disks = list(key, value)?,
         "map" => settings.map = map(value)?,
         "then" => {
@@ -350,6 +353,7 @@ mod tests {
             ("gantry.code=ÄÄÄÄÄÄÄÄÄÄ", "not 'Ä'"),
             ("gantry.erase=", "gantry.erase is a comma list of names"),
             ("gantry.erase=A,,B", "gantry.erase is a comma list of names"),
+            ("gantry.base=", "gantry.base is a comma list of names"),
             ("gantry.disks=--all", "'--all' is none"),
             ("gantry.map=/dev/sda", "'/dev/sda' is none"),
             ("gantry.then=halt", "gantry.then is hold, poweroff or reboot, not 'halt'"),

@@ -27,6 +27,7 @@ pub fn arguments(settings: &Settings) -> Option<Vec<String>> {
                 add(&["--code-file", CODE_FILE, "--blank-only"]);
             }
             settings.erase.iter().for_each(|disk| add(&["--erase", disk]));
+            settings.base.iter().for_each(|disk| add(&["--base", disk]));
         }
         Role::Send => {
             add(&[settings.target.as_deref().unwrap_or_default(), "--code-file", CODE_FILE, "--appliance"]);
@@ -93,10 +94,10 @@ mod tests {
             ("", None),
             ("gantry.role=receive", Some("receive --listen 0.0.0.0:7878 --appliance")),
             (
-                "gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.erase=S1,/dev/sdb gantry.disks=/dev/sda",
+                "gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.erase=S1,/dev/sdb gantry.base=S2 gantry.disks=/dev/sda",
                 Some(
                     "receive --listen 0.0.0.0:7878 --appliance --code-file /run/gantry/code --blank-only \
-                     --erase S1 --erase /dev/sdb /dev/sda",
+                     --erase S1 --erase /dev/sdb --base S2 /dev/sda",
                 ),
             ),
             (

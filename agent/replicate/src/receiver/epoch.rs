@@ -361,7 +361,6 @@ impl Epoch {
             PassKind::Full => {
                 let missing: u64 = self.disks.iter().map(|d| d.chunks() - d.known().durable.count()).sum();
                 ensure!(missing == 0, "the full pass ended with {missing} chunks missing");
-                session.full = false;
                 "full"
             }
             PassKind::Compare => {

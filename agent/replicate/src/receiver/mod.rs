@@ -223,7 +223,7 @@ impl Host {
             let durable = states.iter().flat_map(|state| &state.durable).map(|extent| extent.count).sum();
             self.events.tell(Event::Epoch { epoch: session.epoch, durable_chunks: durable });
             outbox
-                .say(Message::Begin { epoch: session.epoch, token, full: session.full, disks: states })
+                .say(Message::Begin { epoch: session.epoch, token, full: session.full(), disks: states })
                 .await?;
             epoch::run(session, inbox, outbox, &mut joins, &self.events).await?;
             self.start_finish(session)?;

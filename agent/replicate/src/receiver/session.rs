@@ -24,12 +24,14 @@ pub struct TargetDisk {
     pub info: DiskInfo,
     /// The open disk; none when it is refused.
     pub end: Option<Arc<dyn WriteAt>>,
+    /// Whether what it carries is taken as an older copy of the source: then only what differs crosses.
+    pub base: bool,
 }
 
 impl TargetDisk {
     /// A disk that may be written.
     pub fn usable(end: Arc<dyn WriteAt>) -> Self {
-        Self { info: disk_info(&*end), end: Some(end) }
+        Self { info: disk_info(&*end), end: Some(end), base: false }
     }
 
     /// The label of an unfinished replica on it, if there is one.
@@ -55,7 +57,7 @@ pub fn disk_info(end: &(impl Geometry + ?Sized)) -> DiskInfo {
 
 /// What is known of a target disk's content.
 pub struct Known {
-    /// Written and flushed in this session.
+    /// Need not be sent in a full pass: written and flushed in this session, or there before, to be compared.
     pub durable: ChunkSet,
     /// Groups that were read back since the last write to them, and are equal to the source's.
     pub groups: GroupNodes,
@@ -136,8 +138,6 @@ pub struct Session {
     pub job: [u8; 8],
     /// Newest epoch.
     pub epoch: u64,
-    /// Whether a full pass has yet to be completed.
-    pub full: bool,
     /// Its disks, in the order of the sender's Assign.
     pub disks: Arc<Vec<SessionDisk>>,
     /// Finishing, once it has begun.
@@ -191,7 +191,6 @@ impl Session {
             id: if resumed { old[0].session } else { id },
             job,
             epoch: old.iter().map(|label| label.epoch).max().unwrap_or(0),
-            full: !resumed,
             disks: Arc::new(disks),
             finish: None,
             report: Report::default(),
@@ -202,6 +201,9 @@ impl Session {
             match resumed {
                 true => disk.replica.blank_around_label(&label)?,
                 false => disk.replica.blank_and_label(&label)?,
+            }
+            if resumed || targets[usize::from(disk.target)].base {
+                disk.known().durable.fill();
             }
         }
         Ok(session)
@@ -228,6 +230,11 @@ impl Session {
             sector_size: self.disks[index].source.sector_size,
             map: map.to_string(),
         }
+    }
+
+    /// Whether chunks have yet to cross in a full pass.
+    pub fn full(&self) -> bool {
+        self.disks.iter().any(|disk| !disk.known().durable.is_full())
     }
 
     /// A further epoch on the same disks: the labels say so before anything is written in it.

@@ -135,6 +135,19 @@ pub async fn start_receiver_with(
     end: Arc<dyn WriteAt>,
     listen: SocketAddr,
     code_valid: Duration,
+    log: (Log, Events),
+) -> Receiver {
+    start_receiver_as(vec![TargetDisk::usable(end)], listen, code_valid, log).await
+}
+
+pub async fn start_receiver_on(disks: Vec<TargetDisk>, log: (Log, Events)) -> Receiver {
+    start_receiver_as(disks, anywhere(), Duration::from_secs(600), log).await
+}
+
+async fn start_receiver_as(
+    disks: Vec<TargetDisk>,
+    listen: SocketAddr,
+    code_valid: Duration,
     (log, events): (Log, Events),
 ) -> Receiver {
     let options = ReceiveOptions {
@@ -142,7 +155,7 @@ pub async fn start_receiver_with(
         code: code(),
         job: *b"testjob1",
         code_valid,
-        disks: vec![TargetDisk::usable(end)],
+        disks,
         committed: None,
         machine: "target".into(),
         software: "test".into(),
