@@ -14,8 +14,6 @@ use crate::ioctl;
 
 /// Bounce buffers and zero writes go in pieces of this many bytes.
 const PIECE: usize = 1 << 20;
-/// Grain in which a failed read is repeated, to name the bad place.
-const FAULT_GRAIN: usize = 4096;
 
 /// An open block device.
 #[derive(Debug)]
@@ -76,14 +74,9 @@ impl BlockDevice {
     }
 
     fn read_aligned(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let Err(first) = self.file.read_exact_at(buffer, offset) else { return Ok(()) };
-        if buffer.len() > FAULT_GRAIN {
-            for (i, grain) in buffer.chunks_mut(FAULT_GRAIN).enumerate() {
-                self.read_aligned(offset + (i * FAULT_GRAIN) as u64, grain)?;
-            }
-            return Ok(());
-        }
-        Err(DiskError::io(&self.identity.path, format!("reading {} bytes", buffer.len()), first).at(offset))
+        let (what, length) = (&self.identity.path, buffer.len());
+        let read = self.file.read_exact_at(buffer, offset);
+        read.map_err(|e| DiskError::io(what, format!("reading {length} bytes"), e).at(offset))
     }
 
     /// Calls `f` with an aligned window over `[offset, offset + length)`: its start, and the buffer holding it.

@@ -8,6 +8,7 @@
 pub mod blkid;
 pub mod block;
 pub mod buffer;
+pub mod careful;
 pub mod end;
 pub mod error;
 pub mod file;
@@ -28,6 +29,7 @@ pub mod usage;
 pub mod view;
 
 pub use block::BlockDevice;
+pub use careful::{BadSectors, Careful};
 pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
 pub use file::ImageFile;

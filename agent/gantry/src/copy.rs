@@ -9,7 +9,7 @@ use gantry_disk::inventory::{scan, select};
 use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
-use gantry_disk::{ImageFile, WriteAt};
+use gantry_disk::{BadSectors, ImageFile, WriteAt};
 use gantry_replicate::local::{CopyOptions, copy};
 
 use crate::ends::{self, EraseRule};
@@ -32,6 +32,9 @@ pub struct Args {
     /// The target carries an older copy of the source: compare, and write only what differs. Name it again, as for --erase.
     #[arg(long, value_name = "DISK")]
     base: Vec<String>,
+    /// What to do about sectors that cannot be read: stop there, or take them as zero and list them in the report.
+    #[arg(long, value_name = "stop|zero", default_value = "stop", value_parser = machine::bad_sectors)]
+    bad_sectors: BadSectors,
     /// Keep the report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -72,13 +75,14 @@ fn work(args: &Args) -> Result<()> {
         }
     };
     let finisher = Finish { appliance: false, job: String::new() };
-    let options = CopyOptions { base, software: machine::software() };
-    let report = copy(&*source, target, &options, &finisher, &events::sink(args.json))?;
+    let options = CopyOptions { base, bad_sectors: args.bad_sectors, software: machine::software() };
+    let report = copy(source, target, &options, &finisher, &events::sink(args.json))?;
     if let Some(path) = &args.report {
         let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
         std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
     }
     if !args.json {
+        machine::show_bad_sectors(&report.source);
         for disk in &report.disks {
             println!("copied and verified {} of {} onto {}", human(disk.size), disk.source, disk.target);
         }

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use gantry_disk::DiskError;
+use gantry_disk::{BadSectors, DiskError};
 use gantry_replicate::link::PeerFault;
+use gantry_replicate::report::SourceFacts;
 use gantry_replicate::stop::Stop;
 use tokio::runtime::Runtime;
 
@@ -27,6 +28,29 @@ pub fn name() -> String {
             .map(read);
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty() && part != "(none)").collect();
     if parts.is_empty() { "unnamed machine".to_owned() } else { parts.join(" ") }
+}
+
+/// The value of `--bad-sectors`.
+pub fn bad_sectors(text: &str) -> Result<BadSectors, String> {
+    match text {
+        "stop" => Ok(BadSectors::Stop),
+        "zero" => Ok(BadSectors::Zero),
+        _ => Err("stop or zero".to_owned()),
+    }
+}
+
+/// Says plainly what of the source could not be read.
+pub fn show_bad_sectors(facts: &SourceFacts) {
+    for disk in facts.disks.iter().filter(|disk| !disk.bad_sectors.is_empty()) {
+        let bytes: u64 = disk.bad_sectors.iter().map(|(_, length)| length).sum();
+        let places = disk.bad_sectors.len();
+        let first = disk.bad_sectors[0].0;
+        println!(
+            "WARNING: {}: {bytes} bytes in {places} places could not be read and are zero in the replica, the first at \
+             byte {first}; the report lists them",
+            disk.path
+        );
+    }
 }
 
 /// Name and version of this program.

@@ -123,6 +123,7 @@ fn show(report: &Report) {
     for disk in &report.disks {
         println!("{} -> {}: root {}", disk.source, disk.target, disk.root);
     }
+    machine::show_bad_sectors(&report.source);
     for note in &report.transforms {
         println!("changed for this disk: {note}");
     }

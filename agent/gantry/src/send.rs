@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use gantry_disk::BadSectors;
 use gantry_disk::inventory::{Disk, scan};
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
@@ -34,6 +35,9 @@ pub struct Args {
     /// Data connections.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     streams: u8,
+    /// What to do about sectors that cannot be read: stop there, or take them as zero and list them in the report.
+    #[arg(long, value_name = "stop|zero", default_value = "stop", value_parser = machine::bad_sectors)]
+    bad_sectors: BadSectors,
     /// Keep the report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -74,6 +78,7 @@ fn work(args: Args) -> Result<()> {
         address: args.address,
         code,
         disks,
+        bad_sectors: args.bad_sectors,
         map: args.map,
         streams: args.streams,
         unchanged: Box::new(unchanged),
@@ -90,6 +95,7 @@ fn work(args: Args) -> Result<()> {
         for disk in &sent.report.disks {
             println!("{} -> {}: root {}", disk.source, disk.target, disk.root);
         }
+        machine::show_bad_sectors(&sent.report.source);
         let (wire, again) = (human(sent.wire_bytes), human(sent.resent_chunks << 20));
         println!("sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged");
         let repaired = if sent.report.repair.is_null() { "not repaired" } else { "repaired" };

@@ -274,11 +274,19 @@ impl LinkReader {
     /// The same without a limit of silence, for data streams: the control link says whether the peer lives.
     pub async fn receive_any(&mut self) -> Result<Message> {
         let mut header = [0; HEADER];
-        self.stream.read_exact(&mut header).await.context("reading from the link")?;
+        self.stream.read_exact(&mut header).await.map_err(broken)?;
         let (length, tag) = decode_header(&header, self.limit).context("bad frame")?;
         let mut payload = vec![0; length];
-        self.stream.read_exact(&mut payload).await.context("reading from the link")?;
+        self.stream.read_exact(&mut payload).await.map_err(broken)?;
         Message::decode(tag, &payload).context("bad message")
+    }
+}
+
+/// A connection that ends without a farewell, in words for people; TLS has a longer story about it.
+fn broken(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => anyhow!("the connection broke"),
+        _ => anyhow::Error::from(error).context("reading from the link"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use gantry_disk::label::{Label, LabelStage};
-use gantry_disk::{DiskError, ReadAt, WriteAt};
+use gantry_disk::{BadSectors, Careful, DiskError, Geometry, ReadAt, WriteAt};
 use gantry_wire::limits::CHUNK;
 use gantry_wire::tree::{self, Hash, Leaves};
 
@@ -17,7 +17,7 @@ use crate::groups::GroupNodes;
 use crate::patch::{differing, ranges};
 use crate::random;
 use crate::replica::Replica;
-use crate::report::{DiskReport, Report};
+use crate::report::{DiskReport, Report, SourceDiskFacts, SourceFacts, clock};
 
 const THREADS: usize = 4;
 /// Chunks that one thread takes in a row.
@@ -31,18 +31,21 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 pub struct CopyOptions {
     /// The target carries an older copy: what is equal is not written.
     pub base: bool,
+    /// What becomes of sectors that cannot be read.
+    pub bad_sectors: BadSectors,
     /// What the software is called, for the report.
     pub software: String,
 }
 
 /// Copies `source` onto `target`: written, flushed, read back, compared, and only then given its head.
 pub fn copy(
-    source: &dyn ReadAt,
+    source: Arc<dyn ReadAt>,
     target: Arc<dyn WriteAt>,
     options: &CopyOptions,
     finisher: &dyn Finisher,
     events: &Events,
 ) -> Result<Report> {
+    let source = &Careful::new(source, options.bad_sectors);
     let (size, sector) = (source.size(), source.sector_size());
     let replica = Replica::new(target, size, sector)?;
     let session = random::bytes()?;
@@ -86,6 +89,12 @@ pub fn copy(
         root,
         rewritten_chunks: rewritten,
     }];
+    let given_up =
+        source.given_up().into_iter().map(|range| (range.start, range.end - range.start)).collect();
+    let facts = SourceDiskFacts { path: from.path.clone(), bad_sectors: given_up };
+    report.clock = clock();
+    report.source =
+        SourceFacts { software: options.software.clone(), clock: report.clock, disks: vec![facts] };
     let tell = |_, text: &str| events.tell(Event::Stage { text: text.to_owned() });
     finish(&[&replica], &[label], finisher, &mut report, &tell)?;
     events.tell(Event::Committed);
@@ -94,7 +103,7 @@ pub fn copy(
 
 /// A copy at work.
 struct Copied<'a> {
-    source: &'a dyn ReadAt,
+    source: &'a Careful,
     replica: &'a Replica,
     /// What was read of the source.
     groups: Mutex<GroupNodes>,

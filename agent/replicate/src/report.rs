@@ -1,5 +1,7 @@
 //! What is kept of a replication: which disk became which, what they hashed to, what was changed afterwards.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 /// The report of a session or a local copy. Sizes and counts are bytes unless named otherwise; times are seconds.
@@ -15,8 +17,12 @@ pub struct Report {
     pub target_machine: String,
     /// Version of the software that wrote this.
     pub software: String,
+    /// Clock of the machine that wrote this, in seconds since 1970, when all was verified.
+    pub clock: u64,
     /// Each disk.
     pub disks: Vec<DiskReport>,
+    /// What the sender said of the source when all was verified.
+    pub source: SourceFacts,
     /// Changes that were made to the verified bytes so that they fit the target disk, one sentence each.
     pub transforms: Vec<String>,
     /// What repair did, as it reported; null when it did not run.
@@ -49,6 +55,26 @@ pub struct DiskReport {
     pub rewritten_chunks: u64,
 }
 
+/// What only the sender knows, in the order of the report's disks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SourceFacts {
+    /// Version of its software.
+    pub software: String,
+    /// Its clock, in seconds since 1970, when all was verified; beside [`Report::clock`] it shows how far they are apart.
+    pub clock: u64,
+    /// Each disk.
+    pub disks: Vec<SourceDiskFacts>,
+}
+
+/// What only the sender knows of a disk.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SourceDiskFacts {
+    /// Node or file.
+    pub path: String,
+    /// Byte ranges that could not be read and are zero in the replica: offset and length.
+    pub bad_sectors: Vec<(u64, u64)>,
+}
+
 /// One phase.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Phase {
@@ -56,6 +82,11 @@ pub struct Phase {
     pub name: String,
     /// Seconds.
     pub seconds: f64,
+}
+
+/// Seconds since 1970 by this machine's clock, which may be wrong.
+pub fn clock() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Report {

@@ -6,6 +6,7 @@ mod lab;
 
 use std::time::Duration;
 
+use gantry_disk::BadSectors;
 use gantry_disk::label::parse;
 use gantry_replicate::Event;
 use gantry_wire::Code;
@@ -136,4 +137,23 @@ async fn a_base_costs_only_the_leaves_that_differ() {
     println!("{} leaves changed, {} bytes crossed", changed.len(), sent.wire_bytes);
     assert!(sent.wire_bytes <= most, "{} bytes crossed, not {most}", sent.wire_bytes);
     assert_eq!(log.epochs(), 1);
+}
+
+/// With `--bad-sectors zero` only the sector that cannot be read is lost, and both ends' report says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_sector_is_zero_and_listed_when_that_is_wanted() {
+    let images = Images::new(24 * MIB, 24 * MIB, 8);
+    let bad = 11 * MIB + 3 * 512;
+    let end = Troubled::unreadable(&images.source, bad);
+    let receiver = start_receiver(target(&images.target), anywhere()).await;
+    let (sender, _) = start_sender_with(end, receiver.address, BadSectors::Zero);
+    let sent = sender.await.unwrap().unwrap();
+    let report = receiver.task.await.unwrap().unwrap();
+    for report in [&sent.report, &report] {
+        assert_eq!(report.source.disks[0].bad_sectors, [(bad, 512)]);
+    }
+    let mut expected = std::fs::read(&images.source).unwrap();
+    expected[bad as usize..][..512].fill(0);
+    let found = std::fs::read(&images.target).unwrap();
+    assert_eq!(expected.iter().zip(&found).position(|(a, b)| a != b), None);
 }

@@ -200,8 +200,8 @@ pub enum Message {
     },
     /// The roots of all disks, in the order of [`Message::Begin`].
     Roots { roots: Vec<Hash> },
-    /// The sender is satisfied: transform, repair, commit.
-    Finish,
+    /// The sender is satisfied: transform, repair, commit. What it knows of the source, for the report, as JSON.
+    Finish { facts: Vec<u8> },
     /// What the receiver is doing after [`Message::Finish`].
     Progress { text: String },
     /// All disks are committed; the report as JSON.
@@ -240,7 +240,7 @@ impl Message {
             Self::WantedLeaves { .. } => 27,
             Self::Patch { .. } => 28,
             Self::Roots { .. } => 16,
-            Self::Finish => 17,
+            Self::Finish { .. } => 17,
             Self::Progress { .. } => 18,
             Self::Committed { .. } => 19,
             Self::Done => 20,

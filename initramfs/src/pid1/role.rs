@@ -32,6 +32,9 @@ pub fn arguments(settings: &Settings) -> Option<Vec<String>> {
         Role::Send => {
             add(&[settings.target.as_deref().unwrap_or_default(), "--code-file", CODE_FILE, "--appliance"]);
             settings.map.iter().for_each(|pair| add(&["--map", pair]));
+            if settings.zero_bad_sectors {
+                add(&["--bad-sectors", "zero"]);
+            }
         }
     }
     settings.disks.iter().for_each(|disk| add(&[disk]));
@@ -101,9 +104,11 @@ mod tests {
                 ),
             ),
             (
-                "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.map=a:b,c:d \
+                "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.map=a:b,c:d gantry.bad-sectors=zero \
                  gantry.disks=a,c",
-                Some("send 10.0.2.2:7878 --code-file /run/gantry/code --appliance --map a:b --map c:d a c"),
+                Some(
+                    "send 10.0.2.2:7878 --code-file /run/gantry/code --appliance --map a:b --map c:d --bad-sectors zero a c",
+                ),
             ),
         ] {
             let (settings, _) = parse(line);

@@ -23,6 +23,7 @@ use super::stream::{Stream, claim};
 use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
+use crate::report::clock;
 
 /// Disk threads of an epoch.
 const THREADS: usize = 4;
@@ -190,8 +191,11 @@ impl Epoch {
                     let ours = self.roots(&roots, events)?;
                     outbox.say(Message::Roots { roots: ours }).await?;
                 }
-                Action::Message(Message::Finish) => {
+                Action::Message(Message::Finish { facts }) => {
                     ensure!(self.pass.is_none(), "Finish in the middle of a pass");
+                    session.report.clock = clock();
+                    session.report.source =
+                        serde_json::from_slice(&facts).context("what the sender says of the source")?;
                     for disk in self.disks.iter() {
                         ensure!(disk.root().is_some(), "Finish before {} was verified", disk.source.path);
                     }

@@ -101,7 +101,7 @@ impl Sender {
             let Passes { queue, streams, .. } = passes;
             drop(queue);
             match &outcome {
-                Ok(()) => outbox.say(Message::Finish).await?,
+                Ok(()) => outbox.say(Message::Finish { facts: self.facts()? }).await?,
                 Err(error) => give_up(error, inbox, outbox).await,
             }
             // The streams stay open until the receiver has heard the reason: their end would look like a lost link.

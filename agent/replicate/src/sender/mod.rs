@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use gantry_disk::{DiskError, ReadAt};
+use gantry_disk::{BadSectors, DiskError, ReadAt};
 use gantry_wire::Code;
 
 use self::produce::SourceDisk;
 use crate::event::{Event, Events};
 use crate::link::PeerFault;
-use crate::report::Report;
+use crate::report::{Report, SourceFacts, clock};
 use crate::stop::Stop;
 use crate::tls::TlsIdentity;
 
@@ -29,6 +29,8 @@ pub struct SendOptions {
     pub code: Code,
     /// The disks of this machine.
     pub disks: Vec<Arc<dyn ReadAt>>,
+    /// What becomes of sectors that cannot be read.
+    pub bad_sectors: BadSectors,
     /// Pairs of source and target disk, by path or serial number; what is not named is proposed.
     pub map: Vec<(String, String)>,
     /// Data streams.
@@ -67,8 +69,13 @@ pub struct Sent {
 /// Gives one machine. Returns when the receiver has committed it. A lost link is tried again for ever, with growing
 /// pauses up to 30 s; what cannot get better by trying is an error.
 pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
-    let disks =
-        Arc::new(options.disks.iter().map(|end| SourceDisk::new(Arc::clone(end))).collect::<Vec<_>>());
+    let disks = Arc::new(
+        options
+            .disks
+            .iter()
+            .map(|end| SourceDisk::new(Arc::clone(end), options.bad_sectors))
+            .collect::<Vec<_>>(),
+    );
     let identity = TlsIdentity::generate()?;
     let sender = Sender {
         options,
@@ -106,6 +113,13 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
 }
 
 impl Sender {
+    /// What only this end knows, for the report.
+    fn facts(&self) -> Result<Vec<u8>> {
+        let disks = self.disks.iter().map(SourceDisk::facts).collect();
+        let facts = SourceFacts { software: self.options.software.clone(), clock: clock(), disks };
+        serde_json::to_vec(&facts).context("writing the facts of the source")
+    }
+
     fn known_commit(&self) -> Option<(Report, Instant)> {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

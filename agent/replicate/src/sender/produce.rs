@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use gantry_disk::ReadAt;
+use gantry_disk::{BadSectors, Careful, Geometry, ReadAt};
 use gantry_wire::limits::{CHUNK, GROUP, LEAF};
 use gantry_wire::message::{Encoding, Extent};
 use gantry_wire::tree::{self, Hash, Leaves};
@@ -16,6 +16,7 @@ use crate::chunkset::ChunkSet;
 use crate::groups::GroupNodes;
 use crate::patch::ranges;
 use crate::receiver::disk_info;
+use crate::report::SourceDiskFacts;
 use crate::stop::Stop;
 
 /// Fast enough for a gigabit on one slow core, and most of what a higher level saves.
@@ -23,7 +24,7 @@ const ZSTD_LEVEL: i32 = 1;
 
 /// A source disk and what is known of it.
 pub struct SourceDisk {
-    end: Arc<dyn ReadAt>,
+    end: Careful,
     /// As it is told to the other end.
     pub info: DiskInfo,
     /// What this process has read of it.
@@ -47,8 +48,9 @@ pub struct Stamp {
 
 impl SourceDisk {
     /// A disk of which nothing has been read.
-    pub fn new(end: Arc<dyn ReadAt>) -> Self {
+    pub fn new(end: Arc<dyn ReadAt>, bad_sectors: BadSectors) -> Self {
         let info = disk_info(&*end);
+        let end = Careful::new(end, bad_sectors);
         let (groups, sent) = (GroupNodes::new(info.size), ChunkSet::new(tree::chunks(info.size)));
         Self { end, info, groups: groups.into(), sent: sent.into(), resent: AtomicU64::new(0) }
     }
@@ -61,6 +63,12 @@ impl SourceDisk {
     /// What is known of it.
     pub fn groups(&self) -> MutexGuard<'_, GroupNodes> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What only this end knows of it.
+    pub fn facts(&self) -> SourceDiskFacts {
+        let bad_sectors = self.end.given_up().into_iter().map(|range| (range.start, range.end - range.start));
+        SourceDiskFacts { path: self.info.path.clone(), bad_sectors: bad_sectors.collect() }
     }
 
     /// The root, once every chunk has been read.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_disk::{Geometry, ImageFile, ReadAt, WriteAt};
+use gantry_disk::{BadSectors, Geometry, ImageFile, ReadAt, WriteAt};
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, Sent, send};
@@ -178,11 +178,29 @@ pub fn start_sender(
     address: SocketAddr,
     code: Code,
 ) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
+    start_sender_as(end, address, code, BadSectors::Stop)
+}
+
+pub fn start_sender_with(
+    end: Arc<dyn ReadAt>,
+    address: SocketAddr,
+    bad_sectors: BadSectors,
+) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
+    start_sender_as(end, address, code(), bad_sectors)
+}
+
+fn start_sender_as(
+    end: Arc<dyn ReadAt>,
+    address: SocketAddr,
+    code: Code,
+    bad_sectors: BadSectors,
+) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
     let (log, events) = Log::new();
     let options = SendOptions {
         address: address.to_string(),
         code,
         disks: vec![end],
+        bad_sectors,
         map: Vec::new(),
         streams: 2,
         unchanged: Box::new(|| Ok(())),

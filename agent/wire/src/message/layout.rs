@@ -112,7 +112,10 @@ impl Message {
             Self::Error { fault, text } => {
                 e.u8(fault.tag()).text(text, limits::TEXT);
             }
-            Self::Finish | Self::Done | Self::Bye | Self::Ping => {}
+            Self::Finish { facts } => {
+                e.blob(facts);
+            }
+            Self::Done | Self::Bye | Self::Ping => {}
         }
     }
 
@@ -218,7 +221,7 @@ impl Message {
                 data: d.rest().to_vec(),
             },
             16 => Self::Roots { roots: list(&mut d, limits::DISKS, "roots", |d| d.array("root"))? },
-            17 => Self::Finish,
+            17 => Self::Finish { facts: d.blob(limits::REPORT, "facts")?.to_vec() },
             18 => Self::Progress { text: d.text(limits::TEXT, "text")? },
             19 => Self::Committed { report: d.blob(limits::REPORT, "report")?.to_vec() },
             20 => Self::Done,
