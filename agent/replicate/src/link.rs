@@ -285,7 +285,8 @@ impl LinkReader {
 /// A connection that ends without a farewell, in words for people; TLS has a longer story about it.
 fn broken(error: std::io::Error) -> anyhow::Error {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => anyhow!("the connection broke"),
+        // Still an I/O error: that is how a fault of the network is told from one of the peer.
+        kind @ std::io::ErrorKind::UnexpectedEof => std::io::Error::new(kind, "the connection broke").into(),
         _ => anyhow::Error::from(error).context("reading from the link"),
     }
 }
