@@ -1,9 +1,11 @@
 //! From verified bytes to a machine that starts here: the transforms for another disk size, repair, the mark.
 
+mod child;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::HEAD;
@@ -33,6 +35,9 @@ pub fn clear_leftovers() {
 
 /// Where plan and report lie while repair is at work.
 const RUN: &str = "/run/gantry";
+/// How long planning, and then applying, may take. A program of the guest has less (`gantry_repair::apply`): its own
+/// error, with its words, comes first.
+const REPAIR_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// The finisher of `receive` and `copy`.
 pub struct Finish {
@@ -106,7 +111,12 @@ fn repair(disks: &mut [FinishDisk], report: &mut Report, tell: &dyn Fn(Stage, &s
     let nodes: Vec<PathBuf> = views.iter().map(|view| view.node().to_owned()).collect();
     let outcome = run_repair(&nodes, report, tell);
     for (disk, view) in disks.iter_mut().zip(views) {
-        disk.pieces = view.close()?;
+        match view.close() {
+            Ok(pieces) => disk.pieces = pieces,
+            // What stopped repair is the first cause; a view that does not close is often only what follows.
+            Err(error) if outcome.is_err() => tell(Stage::Repairing, &error.to_string()),
+            Err(error) => return Err(error.into()),
+        }
     }
     outcome
 }
@@ -133,16 +143,7 @@ fn gantry(
 ) -> Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command.env(CHILD, "1").args(words).arg(plan).args(more).args(nodes);
-    let output = command.output().context("starting gantry repair")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    for line in said.lines() {
-        tell(Stage::Repairing, line);
-    }
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        bail!("{}: {}{}", output.status, why.trim(), if why.trim().is_empty() { said.trim() } else { "" });
-    }
-    Ok(())
+    child::run(command, REPAIR_LIMIT, &|line| tell(Stage::Repairing, line))
 }
 
 impl Finish {

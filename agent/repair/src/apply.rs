@@ -22,8 +22,9 @@ use crate::replica::{Opening, Replica};
 use crate::root::GuestRoot;
 use crate::rules::{self, Consent, Finding};
 
-/// An image takes 4 s on a quiet machine and ten times that under emulation; this is for the slowest with all drivers.
-const IMAGE_LIMIT: Duration = Duration::from_secs(1800);
+/// An image takes 4 s on a quiet machine and ten times that under emulation; this is for the slowest with all drivers. Less
+/// than a receiver gives to all of repair, so that the error names the program.
+const IMAGE_LIMIT: Duration = Duration::from_secs(1200);
 /// The plain swap signature (version 1 areas, all since Linux 2.2).
 const SWAP_SIGNATURE: &[u8; disks::SIGNATURE] = b"SWAPSPACE2";
 
