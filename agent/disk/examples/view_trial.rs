@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use gantry_disk::view::View;
+use gantry_disk::view::{View, remove_leftover};
 use gantry_disk::{Geometry, peek::Peek};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -111,6 +111,16 @@ fn trial(disk: &Path) -> Outcome {
         Ok(_) => return Err("a view that is in use was closed".into()),
         Err(error) => println!("view in use: {error}: {:?}", error.source),
     }
-    drop((holder, held));
+    // That left one behind, as a process that is killed does. With it go the loop devices under it.
+    drop(holder);
+    if !remove_leftover("gantry0")? || remove_leftover("gantry0")? {
+        return Err("the view that was left behind was not removed, or twice".into());
+    }
+    let attached =
+        fs::read_dir("/sys/block")?.flatten().find(|entry| entry.path().join("loop/backing_file").exists());
+    if let Some(attached) = attached {
+        return Err(format!("{:?} is still attached", attached.file_name()).into());
+    }
+    drop(held);
     Ok(())
 }

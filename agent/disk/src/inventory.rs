@@ -69,8 +69,11 @@ pub struct Disk {
 /// A block device that is not counted as a disk, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// Its node.
-    pub path: String,
+    /// Path, serial, WWN and model.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Bytes; 0 without a medium.
+    pub size: u64,
     /// The reason, for a person.
     pub reason: String,
     /// It is a medium that this appliance starts from. Never a target.
@@ -96,22 +99,29 @@ pub fn scan(roots: &Roots) -> Result<Inventory> {
     names.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
     let mut inventory = Inventory::default();
     for name in names {
-        match look(roots, &name) {
+        let identity = names::identity(roots, &name, roots.node(&name).display().to_string());
+        let size = number(&roots.block(&name).join("size")).unwrap_or(0).saturating_mul(512);
+        match look(roots, &name, &identity, size) {
             Ok(disk) => inventory.disks.push(disk),
-            Err(left_out) => inventory.left_out.push(left_out),
+            Err(Why { reason, boot_medium }) => {
+                inventory.left_out.push(LeftOut { identity, size, reason, boot_medium });
+            }
         }
     }
     Ok(inventory)
 }
 
+/// Why an entry is no disk.
+struct Why {
+    reason: String,
+    boot_medium: bool,
+}
+
 /// One entry of `/sys/block`: a disk, or why it is none.
-fn look(roots: &Roots, name: &str) -> Result<Disk, LeftOut> {
+fn look(roots: &Roots, name: &str, identity: &Identity, size: u64) -> Result<Disk, Why> {
     let folder = roots.block(name);
-    let node = roots.node(name);
-    let path = node.display().to_string();
-    let leave =
-        |reason: &str, boot_medium| LeftOut { path: path.clone(), reason: reason.to_owned(), boot_medium };
-    let has_our_medium = || medium::carries_boot_medium(&node).unwrap_or(false);
+    let leave = |reason: &str, boot_medium| Why { reason: reason.to_owned(), boot_medium };
+    let has_our_medium = || medium::carries_boot_medium(&roots.node(name)).unwrap_or(false);
 
     if let Some(reason) = class_of_no_disk(name) {
         let optical = name.starts_with("sr") && has_our_medium();
@@ -124,7 +134,6 @@ fn look(roots: &Roots, name: &str) -> Result<Disk, LeftOut> {
     if number(&folder.join("hidden")) == Some(1) {
         return Err(leave("hidden path of a multipath device", false));
     }
-    let size = number(&folder.join("size")).unwrap_or(0).saturating_mul(512);
     if size == 0 {
         return Err(leave("no medium", false));
     }
@@ -144,7 +153,7 @@ fn look(roots: &Roots, name: &str) -> Result<Disk, LeftOut> {
     let (transport, driver) = names::attachment(roots, name);
     Ok(Disk {
         name: name.to_owned(),
-        identity: names::identity(roots, name, path),
+        identity: identity.clone(),
         number: device_number,
         size,
         sector,

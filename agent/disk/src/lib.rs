@@ -16,6 +16,7 @@ pub mod inventory;
 mod ioctl;
 pub mod label;
 pub mod loops;
+pub mod machine;
 pub mod mark;
 pub mod peek;
 pub mod relation;

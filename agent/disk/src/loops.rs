@@ -1,13 +1,19 @@
 //! Loop devices: a file, or a part of a disk, as a block device of its own. A leaf: ioctls with `unsafe`.
 //!
-//! Attached by one LOOP_CONFIGURE (Linux 5.8), so a device with the wrong offset or size is never seen by anyone.
+//! Attached by one LOOP_CONFIGURE (Linux 5.8), so a device with the wrong offset or size is never seen by anyone. The
+//! kernel detaches it when its last user is gone (autoclear): dropping it is enough, and nothing stays behind when we are
+//! killed. Where nobody makes device nodes (no devtmpfs, no udev), the node is made here.
 
 #![expect(unsafe_code, reason = "ioctls")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::end::SectorSize;
 use crate::error::{DiskError, Result};
@@ -39,14 +45,17 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+/// The major number of all loop devices (`<linux/major.h>`).
+const LOOP_MAJOR: u64 = 7;
+
 const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// The requests, by their numbers in `<linux/loop.h>`.
 mod request {
     nix::ioctl_none_bad!(ctl_get_free, 0x4c82);
     nix::ioctl_write_ptr_bad!(configure, 0x4c0a, super::LoopConfig);
-    nix::ioctl_none_bad!(clr_fd, 0x4c01);
 }
 
 /// What part of the backing file is shown, and how.
@@ -64,15 +73,15 @@ pub struct Shown {
     pub direct: bool,
 }
 
-/// An attached loop device; detached when dropped.
+/// An attached loop device; detached when it is dropped and nobody else uses it.
 #[derive(Debug)]
 pub struct Loop {
     node: PathBuf,
-    device: Option<File>,
+    device: File,
 }
 
 /// Another process may take the free device first; so many times that is tried again.
-const RACES: usize = 32;
+const RACES: usize = 64;
 
 impl Loop {
     /// Attaches `backing`, a file or block device.
@@ -82,8 +91,7 @@ impl Loop {
         let mut options = OpenOptions::new();
         options.read(true).write(!shown.read_only);
         let file = options.open(backing).map_err(|error| failed("opening for a loop device", error))?;
-        let control = Path::new("/dev/loop-control");
-        let control = File::open(control).map_err(|error| {
+        let control = File::open("/dev/loop-control").map_err(|error| {
             DiskError::io("/dev/loop-control", "opening (is the loop driver loaded?)", error)
         })?;
         for _ in 0..RACES {
@@ -91,11 +99,12 @@ impl Loop {
             let number = unsafe { request::ctl_get_free(control.as_raw_fd()) }
                 .map_err(|error| failed("asking for a free loop device", error.into()))?;
             let node = PathBuf::from(format!("/dev/loop{number}"));
+            make_node(&node, number.unsigned_abs().into())?;
             let device = options.open(&node).map_err(|error| {
                 DiskError::io(node.display().to_string(), "opening the loop device", error)
             })?;
             match configure(&device, &file, shown) {
-                Ok(()) => return Ok(Self { node, device: Some(device) }),
+                Ok(()) => return Ok(Self { node, device }),
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => continue,
                 Err(error) => return Err(failed("attaching to a loop device", error).at(shown.offset)),
             }
@@ -108,33 +117,40 @@ impl Loop {
         &self.node
     }
 
+    /// Its device number, as in `st_rdev`.
+    pub fn number(&self) -> Result<u64> {
+        let metadata = self.device.metadata();
+        let failed =
+            |error| DiskError::io(self.node.display().to_string(), "looking at the loop device", error);
+        metadata.map(|metadata| metadata.rdev()).map_err(failed)
+    }
+
     /// Writes everything through to the backing file and detaches.
     ///
     /// # Errors
     /// Of the flush: then what was written last may be lost. The device is detached all the same.
-    pub fn detach(mut self) -> Result<()> {
-        let Some(device) = self.device.take() else {
-            return Ok(());
-        };
-        let node = self.node.display().to_string();
-        let flushed =
-            device.sync_all().map_err(|error| DiskError::io(&node, "flushing the loop device", error));
-        clear(&device).map_err(|error| DiskError::io(&node, "detaching the loop device", error)).and(flushed)
+    pub fn detach(self) -> Result<()> {
+        self.device.sync_all().map_err(|error| {
+            DiskError::io(self.node.display().to_string(), "flushing the loop device", error)
+        })
     }
 }
 
-impl Drop for Loop {
-    fn drop(&mut self) {
-        if let Some(device) = self.device.take()
-            && let Err(error) = clear(&device)
-        {
-            eprintln!("gantry: {}: detaching the loop device: {error}", self.node.display());
+fn make_node(node: &Path, minor: u64) -> Result<()> {
+    if node.exists() {
+        return Ok(());
+    }
+    match mknod(node, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, makedev(LOOP_MAJOR, minor)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => {
+            Err(DiskError::io(node.display().to_string(), "making the loop device's node", error.into()))
         }
     }
 }
 
 fn configure(device: &File, file: &File, shown: Shown) -> io::Result<()> {
-    let flags = if shown.read_only { LO_FLAGS_READ_ONLY } else { 0 }
+    let flags = LO_FLAGS_AUTOCLEAR
+        | if shown.read_only { LO_FLAGS_READ_ONLY } else { 0 }
         | if shown.direct { LO_FLAGS_DIRECT_IO } else { 0 };
     let config = LoopConfig {
         fd: u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?,
@@ -158,13 +174,6 @@ fn configure(device: &File, file: &File, shown: Shown) -> io::Result<()> {
     };
     // SAFETY: the pointer is to a live struct of the layout that the request reads; both descriptors are open.
     unsafe { request::configure(device.as_raw_fd(), &config) }?;
-    Ok(())
-}
-
-/// Detaches, or, while others have the device open, arranges that the last one to close it does.
-fn clear(device: &File) -> io::Result<()> {
-    // SAFETY: the request takes no argument.
-    unsafe { request::clr_fd(device.as_raw_fd()) }?;
     Ok(())
 }
 
@@ -197,7 +206,17 @@ mod tests {
         File::open(attached.node()).unwrap().read_to_end(&mut content).unwrap();
         assert_eq!(content, bytes[4096..12288]);
         OpenOptions::new().write(true).open(attached.node()).unwrap().write_all(&[0xee; 4096]).unwrap();
+        let name = attached.node().file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(
+            attached.number().unwrap(),
+            File::open(attached.node()).unwrap().metadata().unwrap().rdev()
+        );
+        let backing = format!("/sys/block/{name}/loop/backing_file");
+        let ours =
+            || std::fs::read_to_string(&backing).is_ok_and(|text| Path::new(text.trim()) == file.path());
+        assert!(ours(), "attached");
         attached.detach().unwrap();
+        assert!(!ours(), "detached");
         let after = std::fs::read(file.path()).unwrap();
         assert_eq!((after[4095], after[4096], after[8191], after[8192]), (7, 0xee, 0xee, 16));
 

@@ -19,8 +19,6 @@ use serde::{Deserialize, Serialize};
 pub use date::{Date, Moment};
 
 use crate::end::SectorSize;
-use crate::error::{DiskError, ErrorKind, Result};
-use crate::roots::{Roots, attribute};
 
 /// Where the mark lies on a disk, in bytes.
 pub const OFFSET: usize = (1 << 20) - 4096;
@@ -156,36 +154,6 @@ pub fn clear(head: &mut [u8]) -> bool {
     }
     head[OFFSET..OFFSET + LENGTH].fill(0);
     true
-}
-
-/// Values that many machines share: board makers' placeholders. A mark with one of them would fit another machine.
-const NO_UUIDS: &[&str] = &[
-    "00000000-0000-0000-0000-000000000000",
-    "ffffffff-ffff-ffff-ffff-ffffffffffff",
-    "03000200-0400-0500-0006-000700080009",
-    "00020003-0004-0005-0006-000700080009",
-];
-
-/// This machine's SMBIOS UUID, lower case. Only root can read it.
-///
-/// # Errors
-/// `Missing` when there is none, `Unsuitable` when it is a placeholder or malformed.
-pub fn smbios_uuid(roots: &Roots) -> Result<String> {
-    let path = roots.sys.join("class/dmi/id/product_uuid");
-    let device = path.display().to_string();
-    let Some(uuid) = attribute(&path).map(|text| text.to_ascii_lowercase()) else {
-        return Err(DiskError::new(ErrorKind::Missing, device, "reading the machine's SMBIOS UUID"));
-    };
-    let well_formed = uuid.len() == 36
-        && uuid.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        });
-    if !well_formed || NO_UUIDS.contains(&uuid.as_str()) {
-        let message = format!("the machine's SMBIOS UUID is {uuid:?}, which tells it from no other");
-        return Err(DiskError::new(ErrorKind::Unsuitable, device, message));
-    }
-    Ok(uuid)
 }
 
 #[cfg(test)]

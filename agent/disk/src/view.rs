@@ -29,6 +29,8 @@ use crate::end::SectorSize;
 use crate::error::{DiskError, ErrorKind, Result};
 use crate::loops::{Loop, Shown};
 
+/// Where the nodes of views are.
+const FOLDER: &str = "/dev/mapper";
 /// Where pieces are kept: a memory filesystem in the appliance.
 const MEMORY: &str = "/run";
 
@@ -78,7 +80,7 @@ impl View {
             .map_err(|reason| DiskError::new(ErrorKind::Range, disk.display().to_string(), reason))?;
         drop_cache(disk)?;
         let mut view = Self {
-            node: PathBuf::from("/dev/mapper").join(name),
+            node: Path::new(FOLDER).join(name),
             name: name.to_owned(),
             disk: disk.to_path_buf(),
             through: Some(Loop::attach(
@@ -152,22 +154,44 @@ impl View {
     }
 
     fn remove(&mut self) -> Result<()> {
-        if !self.open {
-            return Ok(());
+        if self.open {
+            remove(&self.name, &self.node)?;
+            self.open = false;
         }
-        let node = self.node.display().to_string();
-        dm::remove(&self.name).map_err(|error| {
-            let held = error.source.raw_os_error() == Some(libc::EBUSY);
-            let kind = if held { ErrorKind::InUse } else { ErrorKind::Io };
-            DiskError { kind, ..DiskError::io(&node, error.step, error.source) }
-        })?;
-        self.open = false;
-        match fs::remove_file(&self.node) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(DiskError::io(&node, "removing the view's node", error))
-            }
-            _ => Ok(()),
+        Ok(())
+    }
+}
+
+/// Removes a view that a process which was killed has left behind; whether there was one.
+///
+/// # Errors
+/// `InUse`: somebody still has it open.
+pub fn remove_leftover(name: &str) -> Result<bool> {
+    if !dm::is_available() {
+        return Ok(false);
+    }
+    match remove(name, &Path::new(FOLDER).join(name)) {
+        Ok(()) => Ok(true),
+        // No such device.
+        Err(error) if error.source.as_ref().is_some_and(|s| s.raw_os_error() == Some(libc::ENXIO)) => {
+            Ok(false)
         }
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(name: &str, node: &Path) -> Result<()> {
+    let path = node.display().to_string();
+    dm::remove(name).map_err(|error| {
+        let held = error.source.raw_os_error() == Some(libc::EBUSY);
+        let kind = if held { ErrorKind::InUse } else { ErrorKind::Io };
+        DiskError { kind, ..DiskError::io(&path, error.step, error.source) }
+    })?;
+    match fs::remove_file(node) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DiskError::io(&path, "removing the view's node", error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -225,6 +249,11 @@ mod tests {
             let error = View::open(name, Path::new("/dev/null"), 4096, SectorSize::B512, &[]).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Unsuitable, "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_leftover() {
+        assert!(!remove_leftover("gantry-nothing").unwrap());
     }
 
     #[test]

@@ -9,28 +9,37 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::HEAD;
-use gantry_disk::mark::{self, Mark, Moment, smbios_uuid};
+use gantry_disk::machine::smbios_uuid;
+use gantry_disk::mark::{self, Mark, Moment};
 use gantry_disk::roots::Roots;
 use gantry_disk::table::relocate::relocate;
-use gantry_disk::view::View;
-use gantry_replicate::Report;
+use gantry_disk::view::{View, remove_leftover};
 use gantry_replicate::commit::{FinishDisk, Finisher};
+use gantry_replicate::{Event, Events, Report};
 use gantry_wire::Stage;
+use gantry_wire::limits::DISKS;
 
 /// Set for `gantry repair` when it is the child of a receiver.
 pub const CHILD: &str = "GANTRY_REPAIR_CHILD";
 
-/// Removes what a receiver that was killed during repair has left: views of its disks, and the loop devices under them.
-/// Only for the appliance, where nobody else makes such things.
-pub fn clear_leftovers() {
-    for name in (0..64).map(|i| format!("gantry{i}")) {
-        if Path::new("/dev/mapper").join(&name).exists() {
-            let removed = Command::new("dmsetup").args(["remove", "--noudevsync", "--retry", &name]).status();
-            println!("an old view of disk {name} was left; removing it: {removed:?}");
+/// Removes what a receiver that was killed during repair has left: views of its disks (the loop devices under them go by
+/// themselves). Only for the appliance, where nobody else makes such things.
+pub fn clear_leftovers(events: &Events) {
+    for name in (0..DISKS).map(view_name) {
+        match remove_leftover(&name) {
+            Ok(false) => {}
+            Ok(true) => {
+                events.tell(Event::Stage { text: format!("an old view of a disk, {name}, was removed") });
+            }
+            // It shows as a use of its disk, which is then refused.
+            Err(error) => events.tell(Event::Stage { text: format!("an old view of a disk stays: {error}") }),
         }
     }
-    // Detaches what nobody uses; a loop that cannot go shows as a use of its disk, and the disk is then refused.
-    drop(Command::new("losetup").arg("--detach-all").status());
+}
+
+/// The view of the disk with this index.
+fn view_name(disk: usize) -> String {
+    format!("gantry{disk}")
 }
 
 /// Where plan and report lie while repair is at work.
@@ -105,8 +114,13 @@ fn put(disk: &mut FinishDisk, offset: u64, bytes: &[u8]) -> Result<()> {
 fn repair(disks: &mut [FinishDisk], report: &mut Report, tell: &dyn Fn(Stage, &str)) -> Result<()> {
     let mut views = Vec::new();
     for (i, disk) in disks.iter().enumerate() {
-        let name = format!("gantry{i}");
-        views.push(View::open(&name, Path::new(&disk.path), disk.size, disk.sector_size, &disk.pieces)?);
+        views.push(View::open(
+            &view_name(i),
+            Path::new(&disk.path),
+            disk.size,
+            disk.sector_size,
+            &disk.pieces,
+        )?);
     }
     let nodes: Vec<PathBuf> = views.iter().map(|view| view.node().to_owned()).collect();
     let outcome = run_repair(&nodes, report, tell);

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use gantry_disk::{BadSectors, DiskError};
+use gantry_disk::machine::Machine;
+use gantry_disk::roots::{Roots, attribute};
 use gantry_replicate::link::PeerFault;
 use gantry_replicate::report::SourceFacts;
 use gantry_replicate::stop::Stop;
@@ -22,10 +24,10 @@ pub const REFUSED: u8 = 3;
 
 /// Vendor, product and host name, as far as they are known.
 pub fn name() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let parts =
-        ["/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name", "/proc/sys/kernel/hostname"]
-            .map(read);
+    let roots = Roots::default();
+    let machine = Machine::read(&roots);
+    let host = attribute(&roots.proc.join("sys/kernel/hostname")).unwrap_or_default();
+    let parts = [machine.vendor, machine.product, host];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty() && part != "(none)").collect();
     if parts.is_empty() { "unnamed machine".to_owned() } else { parts.join(" ") }
 }

@@ -61,8 +61,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: Args) -> Result<()> {
+    let events = events::sink(args.json);
     if args.appliance {
-        clear_leftovers();
+        clear_leftovers(&events);
     }
     let appliance_code = PathBuf::from("/run/gantry/code");
     let code_file = args.code_file.or(args.appliance.then_some(appliance_code));
@@ -97,7 +98,7 @@ fn work(args: Args) -> Result<()> {
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
-    let report = runtime.block_on(receive(options, Box::new(finisher), events::sink(args.json)))?;
+    let report = runtime.block_on(receive(options, Box::new(finisher), events))?;
     drop(runtime);
     // Finishing voids the code.
     if let Some(path) = &code_file

@@ -20,9 +20,8 @@ pub const SIGNATURE: usize = 10;
 
 /// Reads what lies on a disk or image.
 pub fn read(node: &Path) -> Result<Disk> {
-    let what = || format!("reading the disk {}", node.display());
-    let disk = Peek::open(node).map_err(std::io::Error::other).during(what)?;
-    let found = table::read(&disk).map_err(std::io::Error::other).during(what)?;
+    let disk = Peek::open(node)?;
+    let found = table::read(&disk)?;
     let mut facts = Disk {
         size: disk.size(),
         sector_size: disk.sector_size().bytes(),
@@ -44,8 +43,7 @@ fn partitions(node: &Path, table: &Table) -> Result<Vec<Partition>> {
     let usable = table.partitions.iter().filter(|p| !p.container && p.length > 0);
     usable
         .map(|p| {
-            let what = || format!("probing partition {} of {}", p.number, node.display());
-            let probe = blkid::probe(node, p.start, p.length).map_err(std::io::Error::other).during(what)?;
+            let probe = blkid::probe(node, p.start, p.length)?;
             Ok(Partition {
                 number: p.number,
                 start: p.start,
@@ -81,14 +79,11 @@ pub fn hibernation_signature(signature: &[u8]) -> Option<String> {
 
 /// What a BIOS would start. Offsets are those of GRUB's boot.S: the word at 0x5C is the first sector of the core image.
 fn boot_code(disk: &Peek) -> Result<BootCode> {
-    let read = |offset, buffer: &mut [u8]| {
-        disk.read_at(offset, buffer).map_err(std::io::Error::other).during(|| "reading the boot sector")
-    };
     let mut sector = [0_u8; 512];
     if disk.size() < 1024 {
         return Ok(BootCode::None);
     }
-    read(0, &mut sector)?;
+    disk.read_at(0, &mut sector)?;
     if sector[510..] != [0x55, 0xAA] || sector[..440].iter().all(|b| *b == 0) {
         return Ok(BootCode::None);
     }
@@ -101,7 +96,7 @@ fn boot_code(disk: &Peek) -> Result<BootCode> {
     let mut core = [0_u8; 512];
     let inside = core_sector.checked_mul(512).filter(|o| *o >= 512 && o.saturating_add(512) <= disk.size());
     if let Some(offset) = inside {
-        read(offset, &mut core)?;
+        disk.read_at(offset, &mut core)?;
     }
     // diskboot.S says so while it loads the rest.
     let core_present = core.windows(7).any(|w| w == b"loading");

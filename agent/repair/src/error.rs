@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io;
 
+use gantry_disk::DiskError;
+
 /// The error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -40,6 +42,15 @@ impl Error {
     /// An error about `what` with the system's last words.
     pub fn io(what: impl Display, cause: impl Into<io::Error>) -> Self {
         Self::Io { what: what.to_string(), cause: cause.into() }
+    }
+}
+
+impl From<DiskError> for Error {
+    fn from(mut error: DiskError) -> Self {
+        match error.source.take() {
+            Some(cause) => Self::io(error, cause),
+            None => Self::Replica(error.to_string()),
+        }
     }
 }
 

@@ -29,7 +29,6 @@ pub mod image;
 pub mod inspect;
 mod ioctl;
 pub mod isolate;
-pub mod loopdev;
 pub mod mounts;
 pub mod names;
 pub mod network;

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use gantry_disk::SectorSize;
+use gantry_disk::loops::{Loop, Shown};
+
 use crate::config::fstab;
 use crate::disks;
 use crate::error::{During, Error, Result};
 use crate::ext;
 use crate::facts::{Disk, Facts, PartitionRef};
-use crate::loopdev::LoopDevice;
 use crate::mounts::Mounts;
 use crate::names::{self, Meaning};
 use crate::root::GuestRoot;
@@ -47,7 +49,7 @@ pub struct Replica {
     /// The guest's files.
     pub root: GuestRoot,
     mounts: Mounts,
-    loops: BTreeMap<PartitionRef, LoopDevice>,
+    loops: BTreeMap<PartitionRef, Loop>,
     _base: tempfile::TempDir,
 }
 
@@ -106,7 +108,7 @@ impl Replica {
 
     /// Device numbers of the mounted partitions (and the rest of the guest's that are open) with the names udev would give.
     pub fn devices(&self) -> Result<Vec<(u64, Vec<String>)>> {
-        let one = |(reference, device): (&PartitionRef, &LoopDevice)| {
+        let one = |(reference, device): (&PartitionRef, &Loop)| {
             let partition = partition(&self.disks, *reference)?;
             let links = [
                 ("by-uuid", &partition.uuid),
@@ -142,9 +144,9 @@ impl Replica {
             check(&disks, &loops, *reference)?;
         }
         for device in loops.values() {
-            let file = std::fs::File::open(device.path())
-                .during(|| format!("opening {}", device.path().display()))?;
-            file.sync_all().during(|| format!("flushing {}", device.path().display()))?;
+            let file = std::fs::File::open(device.node())
+                .during(|| format!("opening {}", device.node().display()))?;
+            file.sync_all().during(|| format!("flushing {}", device.node().display()))?;
         }
         drop(loops);
         for node in &nodes {
@@ -193,26 +195,28 @@ fn refuse_hibernated(disks: &[Disk]) -> Result<()> {
     Ok(())
 }
 
-fn open_loop(nodes: &[PathBuf], disks: &[Disk], reference: PartitionRef) -> Result<LoopDevice> {
+fn open_loop(nodes: &[PathBuf], disks: &[Disk], reference: PartitionRef) -> Result<Loop> {
     let p = partition(disks, reference)?;
-    LoopDevice::open(&nodes[reference.disk], p.start, p.length, disks[reference.disk].sector_size, false)
+    let sector = SectorSize::try_from(disks[reference.disk].sector_size).ok();
+    let shown = Shown { offset: p.start, length: p.length, sector, ..Shown::default() };
+    Ok(Loop::attach(&nodes[reference.disk], shown)?)
 }
 
 fn mount_one(
     mounts: &mut Mounts,
     disks: &[Disk],
-    loops: &BTreeMap<PartitionRef, LoopDevice>,
+    loops: &BTreeMap<PartitionRef, Loop>,
     reference: PartitionRef,
     at: &Path,
     read_only: bool,
 ) -> Result<()> {
     let device = loops.get(&reference).ok_or_else(|| Error::Replica(format!("{reference} is not open")))?;
-    mounts.add(device.path(), at, &partition(disks, reference)?.content, read_only)
+    mounts.add(device.node(), at, &partition(disks, reference)?.content, read_only)
 }
 
-fn check(disks: &[Disk], loops: &BTreeMap<PartitionRef, LoopDevice>, reference: PartitionRef) -> Result<()> {
+fn check(disks: &[Disk], loops: &BTreeMap<PartitionRef, Loop>, reference: PartitionRef) -> Result<()> {
     let Some(device) = loops.get(&reference).filter(|_| is_ext(disks, reference)) else { return Ok(()) };
-    ext::check(device.path(), &reference.to_string())
+    ext::check(device.node(), &reference.to_string())
 }
 
 fn is_ext(disks: &[Disk], reference: PartitionRef) -> bool {
@@ -223,7 +227,7 @@ fn is_ext(disks: &[Disk], reference: PartitionRef) -> bool {
 fn find_root(
     how: &Opening,
     disks: &[Disk],
-    loops: &mut BTreeMap<PartitionRef, LoopDevice>,
+    loops: &mut BTreeMap<PartitionRef, Loop>,
     at: &Path,
 ) -> Result<PartitionRef> {
     let mut found = Vec::new();
@@ -236,9 +240,9 @@ fn find_root(
         }
         let device = open_loop(&how.nodes, disks, reference)?;
         let kind = &partition(disks, reference)?.content;
-        ext::replay(device.path(), kind, at)?;
+        ext::replay(device.node(), kind, at)?;
         let mut mounts = Mounts::default();
-        mounts.add(device.path(), at, kind, true)?;
+        mounts.add(device.node(), at, kind, true)?;
         let guest = GuestRoot::new(at)?;
         let is_root = guest.is_directory("/etc")?
             && (guest.is_directory("/bin")? || guest.is_directory("/usr/bin")?)
@@ -283,7 +287,7 @@ fn no_root(disks: &[Disk]) -> String {
 fn tree(
     how: &Opening,
     disks: &[Disk],
-    loops: &mut BTreeMap<PartitionRef, LoopDevice>,
+    loops: &mut BTreeMap<PartitionRef, Loop>,
     at: &Path,
     root: PartitionRef,
 ) -> Result<Vec<(String, PartitionRef)>> {
@@ -339,7 +343,7 @@ fn tree(
         }
         if is_ext(disks, *reference) {
             let device = &loops[reference];
-            ext::replay(device.path(), &partition(disks, *reference)?.content, at)?;
+            ext::replay(device.node(), &partition(disks, *reference)?.content, at)?;
         }
     }
     Ok(tree)

@@ -1,96 +1,32 @@
-//! The disks of the machine, for the console: what the kernel shows in /sys, nothing is opened for writing.
+//! The disks of the machine, for the console: the agent's own inventory, in the words that others look for.
 //!
-//! The agent decides for itself what may be read or written; this list is what a person sees before that. A boot medium
-//! of ours is recognised by its volume name and listed apart; its path is also left in `/run/gantry/boot-media`, one a
-//! line, for the agent.
+//! The agent decides for itself what may be read or written; this list is what a person sees before that. The paths of our
+//! boot media are also left in `/run/gantry/boot-media`, one a line.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use gantry_disk::Identity;
+use gantry_disk::inventory::Inventory;
 
-/// Volume names of our media start with this (image/).
-pub const VOLUME_PREFIX: &str = "GANTRY";
-
-/// Names of block devices that are no disks of the machine.
-const NO_DISKS: &[&str] = &["loop", "ram", "zram", "dm-", "md", "fd", "nbd", "sr"];
-
-/// One disk, or one boot medium.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Disk {
-    /// Node below /dev.
-    pub path: PathBuf,
-    /// Bytes.
-    pub size: u64,
-    /// Serial number, `-` if it has none. Without white space.
-    pub serial: String,
-    /// Model, `-` if it has none.
-    pub model: String,
-    /// It carries a volume of ours.
-    pub boot_medium: bool,
+/// The lines of the console without `gantry: `, disks first.
+pub fn lines(inventory: &Inventory) -> Vec<String> {
+    let disks = inventory.disks.iter().map(|disk| line("disk", &disk.identity, disk.size));
+    let media = inventory.left_out.iter().filter(|left| left.boot_medium);
+    disks.chain(media.map(|left| line("boot medium", &left.identity, left.size))).collect()
 }
 
-impl Disk {
-    /// The line of the console, without `gantry: `.
-    pub fn line(&self) -> String {
-        let kind = if self.boot_medium { "boot medium" } else { "disk" };
-        format!("{kind} {} {} {} {}", self.path.display(), size(self.size), self.serial, self.model)
-    }
+/// The content of `/run/gantry/boot-media`.
+pub fn boot_media(inventory: &Inventory) -> String {
+    let media = inventory.left_out.iter().filter(|left| left.boot_medium);
+    media.map(|left| format!("{}\n", left.identity.path)).collect()
 }
 
-/// All disks and boot media with a medium in them, sorted by path.
-pub fn read(sys: &Path, dev: &Path) -> Vec<Disk> {
-    let Ok(entries) = fs::read_dir(sys.join("block")) else { return Vec::new() };
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut disks: Vec<Disk> = names
-        .filter_map(|name| {
-            let optical = name.starts_with("sr");
-            if NO_DISKS.iter().any(|prefix| name.starts_with(prefix)) && !optical {
-                return None;
-            }
-            let disk = disk(sys, dev, &name)?;
-            (disk.size > 0 && (disk.boot_medium || !optical)).then_some(disk)
-        })
-        .collect();
-    disks.sort();
-    disks
-}
-
-fn disk(sys: &Path, dev: &Path, name: &str) -> Option<Disk> {
-    let directory = sys.join("block").join(name);
-    let text = |file: &str| fs::read_to_string(directory.join(file)).ok().map(|text| text.trim().to_owned());
-    // /sys counts in units of 512 bytes whatever the disk's sectors are.
-    let size = text("size")?.parse::<u64>().ok()?.saturating_mul(512);
-    let path = dev.join(name);
-    let page = fs::read(directory.join("device/vpd_pg80")).ok().and_then(|page| serial_page(&page));
-    let serial = text("serial").or_else(|| text("device/serial")).or(page);
-    let word = |text: Option<String>| {
-        let text: Vec<String> = text.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
-        if text.is_empty() { vec!["-".to_owned()] } else { text }
+/// Path, size and serial number are one word each.
+fn line(kind: &str, identity: &Identity, bytes: u64) -> String {
+    let words = |text: &str, between: &str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        if words.is_empty() { "-".to_owned() } else { words.join(between) }
     };
-    Some(Disk {
-        boot_medium: size > 0 && is_ours(&path),
-        path,
-        size,
-        serial: word(serial).join("_"),
-        model: word(text("device/model")).join(" "),
-    })
-}
-
-/// The unit serial number out of SCSI VPD page 0x80: four bytes of header, the last two of them the length.
-fn serial_page(page: &[u8]) -> Option<String> {
-    let length = usize::from(u16::from_be_bytes([*page.get(2)?, *page.get(3)?]));
-    let serial = String::from_utf8_lossy(page.get(4..4 + length)?).trim().to_owned();
-    (!serial.is_empty()).then_some(serial)
-}
-
-/// Whether an ISO 9660 volume of ours begins here: descriptor at 32 KiB, its volume name 40 bytes in.
-fn is_ours(path: &Path) -> bool {
-    let mut descriptor = [0; 72];
-    let read = File::open(path).and_then(|mut file| {
-        file.seek(SeekFrom::Start(32768))?;
-        file.read_exact(&mut descriptor)
-    });
-    read.is_ok() && &descriptor[1..6] == b"CD001" && descriptor[40..72].starts_with(VOLUME_PREFIX.as_bytes())
+    let (serial, model) = (words(&identity.serial, "_"), words(&identity.model, " "));
+    format!("{kind} {} {} {serial} {model}", identity.path, size(bytes))
 }
 
 /// A size as one word: `512MiB`, `2.0GiB`.
@@ -111,6 +47,12 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use gantry_disk::inventory::scan;
+    use gantry_disk::roots::Roots;
+
     use super::*;
 
     fn put(root: &Path, path: &str, content: &[u8]) {
@@ -120,39 +62,37 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_listed_and_other_things_not() {
+    fn disks_and_boot_media_are_listed_and_other_things_not() {
         let root = tempfile::tempdir().unwrap();
-        let (sys, dev) = (root.path().join("sys"), root.path().join("dev"));
-        for name in ["loop0", "dm-0", "sr0", "sr1", "sdb", "ram0"] {
-            put(&sys, &format!("block/{name}/size"), b"0\n");
+        for (number, name) in
+            ["loop0", "dm-0", "sr0", "sr1", "sdb", "ram0", "sda", "vda", "nvme0c0n1"].iter().enumerate()
+        {
+            put(root.path(), &format!("sys/block/{name}/dev"), format!("8:{number}\n").as_bytes());
+            put(root.path(), &format!("sys/block/{name}/size"), b"90000\n");
         }
-        put(&sys, "block/sda/size", b"4194304\n");
-        put(&sys, "block/sda/device/model", b"QEMU HARDDISK   \n");
-        put(&sys, "block/sda/device/vpd_pg80", b"\x00\x80\x00\x08 QM 0001");
-        put(&sys, "block/vda/size", b"3\n");
-        put(&sys, "block/vda/serial", b"root\n");
-        put(&sys, "block/sr0/size", b"90000\n");
-        put(&sys, "block/sr1/size", b"90000\n");
+        put(root.path(), "sys/block/sdb/size", b"0\n");
+        put(root.path(), "sys/block/nvme0c0n1/hidden", b"1\n");
+        put(root.path(), "sys/block/sda/size", b"4194304\n");
+        put(root.path(), "sys/block/sda/device/model", b"QEMU HARDDISK   \n");
+        put(root.path(), "sys/block/sda/device/vpd_pg80", b"\x00\x80\x00\x08 QM 0001");
+        put(root.path(), "sys/block/vda/size", b"3\n");
+        put(root.path(), "sys/block/vda/serial", b"root\n");
         let mut iso = vec![0; 34816];
-        iso[32769..32774].copy_from_slice(b"CD001");
+        iso[32768..32774].copy_from_slice(b"\x01CD001");
+        iso[32808..32840].fill(b' ');
         iso[32808..32814].copy_from_slice(b"GANTRY");
-        put(&dev, "sr0", &iso);
+        put(root.path(), "dev/sr0", &iso);
         iso[32808..32814].copy_from_slice(b"DEBIAN");
-        put(&dev, "sr1", &iso);
-        let lines: Vec<String> =
-            read(&sys, &dev).iter().map(|disk| disk.line().replace(dev.to_str().unwrap(), "")).collect();
+        put(root.path(), "dev/sr1", &iso);
+        let inventory = scan(&Roots::under(root.path())).unwrap();
+        let dev = root.path().join("dev").display().to_string();
+        let shown: Vec<String> = lines(&inventory).iter().map(|line| line.replace(&dev, "")).collect();
         let expected = [
             "disk /sda 2GiB QM_0001 QEMU HARDDISK",
-            "boot medium /sr0 43.9MiB - -",
             "disk /vda 1.5KiB root -",
+            "boot medium /sr0 43.9MiB - -",
         ];
-        assert_eq!(lines, expected);
-    }
-
-    #[test]
-    fn a_short_serial_page_is_no_serial() {
-        for page in [&b""[..], b"\x00\x80", b"\x00\x80\x00\x09short", b"\x00\x80\x00\x00"] {
-            assert_eq!(serial_page(page), None);
-        }
+        assert_eq!(shown, expected);
+        assert_eq!(boot_media(&inventory), format!("{dev}/sr0\n"));
     }
 }

@@ -30,13 +30,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use gantry_disk::inventory::{Inventory, scan};
+use gantry_disk::roots::Roots;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::modules::{Loader, TABLE_PATH, Table};
 use cmdline::Settings;
 use console::Console;
 use devices::Devices;
-use machine::Machine;
 use network::Network;
 
 /// Everything the agent leaves for others to read.
@@ -75,7 +76,7 @@ pub fn main() -> ExitCode {
     if let Some(problem) = mounts::mount_efivarfs() {
         console.say(&format!("gantry: {problem}"));
     }
-    Machine::read(Path::new("/")).lines().iter().for_each(|line| console.say(line));
+    machine::lines(&Roots::default()).iter().for_each(|line| console.say(line));
     if !devices.settle(DEVICES_LIMIT) {
         console.say("gantry: devices have not settled; going on with what is there");
     }
@@ -119,17 +120,15 @@ fn start_devices(console: &Console) -> Result<Devices, String> {
 fn show(console: &Console, network: &Network) {
     console.say(&format!("gantry: appliance {} ready", version()));
     network.announce();
-    let disks = disks::read(Path::new("/sys"), Path::new("/dev"));
-    disks.iter().for_each(|disk| console.say(&format!("gantry: {}", disk.line())));
-    if !disks.iter().any(|disk| !disk.boot_medium) {
+    let inventory = scan(&Roots::default()).unwrap_or_else(|error| {
+        console.say(&format!("gantry: {error}"));
+        Inventory::default()
+    });
+    disks::lines(&inventory).iter().for_each(|line| console.say(&format!("gantry: {line}")));
+    if inventory.disks.is_empty() {
         console.say("gantry: no disk found");
     }
-    let media: String = disks
-        .iter()
-        .filter(|disk| disk.boot_medium)
-        .map(|disk| format!("{}\n", disk.path.display()))
-        .collect();
-    if let Err(error) = std::fs::write(BOOT_MEDIA, media) {
+    if let Err(error) = std::fs::write(BOOT_MEDIA, disks::boot_media(&inventory)) {
         console.say(&format!("gantry: writing {BOOT_MEDIA}: {error}"));
     }
 }

@@ -59,7 +59,7 @@ fn what_is_no_disk_is_left_out_and_says_why() {
     let inventory = scan(&machine.roots).unwrap();
     assert_eq!(inventory.disks, []);
     let reason = |name: &str| {
-        inventory.left_out.iter().find(|out| out.path.ends_with(name)).map(|out| out.reason.as_str())
+        inventory.left_out.iter().find(|out| out.identity.path.ends_with(name)).map(|out| out.reason.as_str())
     };
     assert_eq!(reason("loop0"), Some("loop device"));
     assert_eq!(reason("zram0"), Some("compressed RAM disk"));
@@ -88,6 +88,8 @@ fn boot_media_are_never_disks() {
     assert_eq!(inventory.disks[0].name, "sda");
     assert!(inventory.left_out.iter().all(|out| out.boot_medium && out.reason.starts_with("boot medium")));
     assert_eq!(inventory.left_out.len(), 2);
+    let stick = &inventory.left_out[0];
+    assert_eq!((stick.identity.serial.as_str(), stick.size), ("QM2", 1 << 30), "it says what it is");
 }
 
 #[test]

@@ -67,6 +67,11 @@ pub(super) fn create(name: &str, targets: &[Linear]) -> Result<u64, Failed> {
     }
 }
 
+/// Whether this kernel has device-mapper, and we may use it.
+pub(super) fn is_available() -> bool {
+    OpenOptions::new().read(true).write(true).open(CONTROL).is_ok()
+}
+
 /// Removes a device.
 pub(super) fn remove(name: &str) -> Result<(), Failed> {
     send(Command::Remove, request(name, &[]))

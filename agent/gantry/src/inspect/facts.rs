@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gantry_disk::blkid::{Probe, Signature};
 use gantry_disk::inventory::{LeftOut, Transport};
+use gantry_disk::machine::Firmware;
 use gantry_disk::roots::Roots;
 use gantry_disk::table::{Fault, Kind};
 use gantry_disk::usage::Use;
@@ -48,15 +49,6 @@ pub struct Machine {
     pub os: String,
     /// Running from Gantry's own medium.
     pub appliance: bool,
-}
-
-/// What started the running system.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Firmware {
-    #[default]
-    Bios,
-    Uefi,
 }
 
 /// A network interface with hardware behind it.

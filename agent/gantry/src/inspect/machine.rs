@@ -1,42 +1,27 @@
-//! Facts about the machine around the disks: firmware tables, memory, system, network hardware.
+//! Facts about the machine around the disks: what its firmware says, system, network hardware.
 
-use std::fs;
 use std::path::Path;
 
+use gantry_disk::machine;
 use gantry_disk::roots::{attribute, link_name, names_in, number};
 
-use super::facts::{Firmware, Machine, Nic, Sources};
-
-/// The GUID of UEFI's global variables (UEFI 2.10, 3.3).
-const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+use super::facts::{Machine, Nic, Sources};
 
 /// The machine. What cannot be read is left empty.
 pub fn look(sources: &Sources) -> Machine {
-    let sys = &sources.roots.sys;
-    let dmi = |name: &str| attribute(&sys.join("class/dmi/id").join(name)).unwrap_or_default();
-    let uefi = sys.join("firmware/efi").exists();
-    // Four bytes of attributes, then the value.
-    let secure_boot = fs::read(sys.join(format!("firmware/efi/efivars/SecureBoot-{GLOBAL}"))).ok();
+    let found = machine::Machine::read(&sources.roots);
     Machine {
-        vendor: dmi("sys_vendor"),
-        product: dmi("product_name"),
-        firmware: if uefi { Firmware::Uefi } else { Firmware::Bios },
-        secure_boot: secure_boot.and_then(|bytes| Some(*bytes.get(4)? == 1)),
-        memory: memory(sources),
+        vendor: found.vendor,
+        product: found.product,
+        firmware: found.firmware,
+        secure_boot: found.secure_boot,
+        memory: found.memory,
         kernel: attribute(&sources.roots.proc.join("sys/kernel/osrelease")).unwrap_or_default(),
         os: os_name(&attribute(&sources.os_release).unwrap_or_default()),
         // Every process of the appliance that PID 1 starts has it; a shell started by hand may not.
         appliance: std::env::var_os("GANTRY_APPLIANCE").is_some()
             || Path::new("/run/gantry/boot-media").exists(),
     }
-}
-
-/// Bytes of memory that the kernel has.
-fn memory(sources: &Sources) -> u64 {
-    let text = fs::read_to_string(sources.roots.proc.join("meminfo")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0).saturating_mul(1024)
 }
 
 /// PRETTY_NAME of os-release(5).
@@ -67,6 +52,9 @@ pub fn nics(sources: &Sources) -> Vec<Nic> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use gantry_disk::machine::{Firmware, UEFI_GLOBAL};
     use gantry_disk::roots::Roots;
 
     use super::*;
@@ -83,7 +71,7 @@ mod tests {
         let root = folder.path();
         put(root, "sys/class/dmi/id/sys_vendor", b"Dell Inc.\n");
         put(root, "sys/class/dmi/id/product_name", b"PowerEdge R640\n");
-        put(root, &format!("sys/firmware/efi/efivars/SecureBoot-{GLOBAL}"), &[6, 0, 0, 0, 1]);
+        put(root, &format!("sys/firmware/efi/efivars/SecureBoot-{UEFI_GLOBAL}"), &[6, 0, 0, 0, 1]);
         put(root, "proc/meminfo", b"MemTotal:       16384 kB\nMemFree: 1 kB\n");
         put(root, "proc/sys/kernel/osrelease", b"6.1.0-32-amd64\n");
         put(root, "etc/os-release", b"ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n");

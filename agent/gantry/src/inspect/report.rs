@@ -8,8 +8,9 @@ use gantry_disk::table::Kind;
 use gantry_disk::usage::Use;
 use serde::Serialize;
 
-use super::facts::{DiskFacts, Facts, Firmware, Machine};
+use super::facts::{DiskFacts, Facts, Machine};
 use super::rules::{Finding, Severity};
+use gantry_disk::machine::Firmware;
 
 /// The rate that the estimate assumes: a gigabit network, or an old disk.
 const RATE: u64 = 100_000_000;
@@ -74,7 +75,7 @@ pub fn text(facts: &Facts, findings: &[Finding], verdict: Severity) -> String {
         disk_lines(&mut out, disk);
     }
     for left in facts.left_out.iter().filter(|left| left.boot_medium) {
-        let _ = writeln!(out, "  {}  {}: left out", left.path, left.reason);
+        let _ = writeln!(out, "  {}  {}: left out", left.identity.path, left.reason);
     }
     if !findings.is_empty() {
         out.push_str("Findings\n");

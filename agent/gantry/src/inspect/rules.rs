@@ -5,7 +5,8 @@ use gantry_disk::table::{ESP, Fault, Kind};
 use gantry_disk::usage::Use;
 use serde::Serialize;
 
-use super::facts::{DiskFacts, Facts, Firmware};
+use super::facts::{DiskFacts, Facts};
+use gantry_disk::machine::Firmware;
 
 /// How much a finding weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

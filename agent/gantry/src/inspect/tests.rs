@@ -5,9 +5,10 @@ use gantry_disk::blkid::{Probe, Signature};
 use gantry_disk::table::{ESP, Fault, Kind};
 use gantry_disk::usage::Use;
 
-use super::facts::{DiskFacts, Facts, Firmware, Machine, Nic, PartitionFacts, TableFacts, Unreadable};
+use super::facts::{DiskFacts, Facts, Machine, Nic, PartitionFacts, TableFacts, Unreadable};
 use super::rules::{CODES, Severity, judge, verdict};
 use super::*;
+use gantry_disk::machine::Firmware;
 
 /// A machine that has nothing wrong with it.
 fn sound() -> Facts {

@@ -4,11 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use gantry_disk::machine::UEFI_GLOBAL;
+
 use crate::error::{During, Error, Result};
 use crate::ioctl;
 
-/// EFI_GLOBAL_VARIABLE.
-const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// Kept over resets, seen before and after the system took over.
 const ATTRIBUTES: u32 = 7;
 /// Bytes of a variable at most.
@@ -32,7 +32,7 @@ impl EfiVars {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}-{GLOBAL}"))
+        self.directory.join(format!("{name}-{UEFI_GLOBAL}"))
     }
 
     /// The data of a variable; `None` when there is none.
@@ -80,7 +80,7 @@ impl EfiVars {
         for entry in std::fs::read_dir(&self.directory).during(|| "listing UEFI variables")? {
             let name = entry.during(|| "listing UEFI variables")?.file_name();
             let digits =
-                name.to_str().and_then(|n| n.strip_prefix("Boot")?.strip_suffix(&format!("-{GLOBAL}")));
+                name.to_str().and_then(|n| n.strip_prefix("Boot")?.strip_suffix(&format!("-{UEFI_GLOBAL}")));
             if let Some(digits) = digits.filter(|d| d.len() == 4) {
                 numbers.extend(u16::from_str_radix(digits, 16));
             }

@@ -12,15 +12,15 @@ pub mod load_option;
 use std::fmt;
 use std::path::Path;
 
-use gantry_disk::Geometry;
+use gantry_disk::loops::{Loop, Shown};
 use gantry_disk::peek::Peek;
 use gantry_disk::table::{self, ESP, Kind, Partition};
+use gantry_disk::{Geometry, SectorSize};
 
 use self::device_path::{HardDrive, Signature};
 use self::efivars::EfiVars;
 use self::load_option::LoadOption;
 use crate::error::{During, Error, Result};
-use crate::loopdev::LoopDevice;
 use crate::mounts::{self, Mounts};
 use crate::root::GuestRoot;
 
@@ -61,23 +61,22 @@ pub fn boot_next(disk: &Path) -> Result<Handover> {
     if !Path::new("/sys/firmware/efi").is_dir() {
         return Ok(Handover::NotUefi);
     }
-    let what = || format!("reading the table of {}", disk.display());
-    let peek = Peek::open(disk).map_err(std::io::Error::other).during(what)?;
-    let table = table::read(&peek).map_err(std::io::Error::other).during(what)?;
+    let peek = Peek::open(disk)?;
+    let table = table::read(&peek)?;
     let missing = |w: &str| Error::Replica(format!("{} has no {w}", disk.display()));
     let table = table.ok_or_else(|| missing("partition table"))?;
     let is_esp = |p: &&Partition| p.type_id == ESP || p.type_id == "0xef";
     let esp = table.partitions.iter().find(is_esp).ok_or_else(|| missing("EFI system partition"))?;
-    let sector = peek.sector_size().bytes();
-    let (name, loader) = loader(disk, esp, sector)?;
+    let (name, loader) = loader(disk, esp, peek.sector_size())?;
+    let sector = u64::from(peek.sector_size().bytes());
     let signature = match table.kind {
         Kind::Gpt => Signature::gpt(&esp.uuid),
         Kind::Mbr => Signature::mbr(&table.id),
     };
     let drive = HardDrive {
         partition: esp.number,
-        start: esp.start / u64::from(sector),
-        blocks: esp.length / u64::from(sector),
+        start: esp.start / sector,
+        blocks: esp.length / sector,
         signature: signature.ok_or_else(|| missing("readable identity"))?,
     };
     let option = LoadOption { description: name, path: device_path::file_on(&drive, &loader) };
@@ -117,16 +116,23 @@ fn set(vars: &EfiVars, option: &LoadOption) -> Result<(u16, bool)> {
 }
 
 /// The loader to start and the name of its entry: (`debian`, `\EFI\debian\shimx64.efi`).
-fn loader(disk: &Path, esp: &Partition, sector: u32) -> Result<(String, String)> {
+fn loader(disk: &Path, esp: &Partition, sector: SectorSize) -> Result<(String, String)> {
     mounts::apart(|| {
         let base = tempfile::Builder::new()
             .prefix("gantry-esp-")
             .tempdir()
             .during(|| "making a directory to mount at")?;
         let at = base.path().canonicalize().during(|| "finding the directory to mount at")?;
-        let device = LoopDevice::open(disk, esp.start, esp.length, sector, true)?;
+        let shown = Shown {
+            offset: esp.start,
+            length: esp.length,
+            sector: Some(sector),
+            read_only: true,
+            ..Shown::default()
+        };
+        let device = Loop::attach(disk, shown)?;
         let mut mounts = Mounts::default();
-        mounts.add(device.path(), &at, "vfat", true)?;
+        mounts.add(device.node(), &at, "vfat", true)?;
         let root = GuestRoot::new(&at)?;
         let chosen = choose(&root);
         drop(root);
