@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use gantry_disk::inventory::{scan, select};
 use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::{BadSectors, ImageFile, WriteAt};
 use gantry_replicate::local::{CopyOptions, copy};
+use serde_json::json;
 
 use crate::ends::{self, EraseRule};
 use crate::finisher::Finish;
@@ -46,7 +47,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     match work(&args) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Ok(machine::fail(&error)),
+        Err(error) => Ok(machine::fail(args.json, &error)),
     }
 }
 
@@ -77,15 +78,15 @@ fn work(args: &Args) -> Result<()> {
     let finisher = Finish { appliance: false, job: String::new() };
     let options = CopyOptions { base, bad_sectors: args.bad_sectors, software: machine::software() };
     let report = copy(source, target, &options, &finisher, &events::sink(args.json))?;
-    if let Some(path) = &args.report {
-        let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    events::keep_report(args.report.as_deref(), &report)?;
+    if args.json {
+        events::object(&json!({ "event": "done", "report": report }));
+        return Ok(());
     }
-    if !args.json {
-        machine::show_bad_sectors(&report.source);
-        for disk in &report.disks {
-            println!("copied and verified {} of {} onto {}", human(disk.size), disk.source, disk.target);
-        }
+    machine::show_bad_sectors(&report.source);
+    for disk in &report.disks {
+        let size = human(disk.size);
+        events::say(&format!("copied and verified {size} of {} onto {}", disk.source, disk.target));
     }
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! How events reach the person or the machine that watches: a bar on a terminal, plain lines elsewhere, JSON on demand.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use gantry_disk::size::human;
-use gantry_replicate::{Event, Events};
+use gantry_replicate::{Event, Events, Report};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 /// Plain progress lines come this far apart.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -14,12 +17,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// Where events go in this process.
 pub fn sink(json: bool) -> Events {
     if json {
-        return Events::new(|event| {
-            // One object a line; a reader that is gone does not stop a replication.
-            if let Ok(line) = serde_json::to_string(event) {
-                let _ = writeln!(std::io::stdout(), "{line}");
-            }
-        });
+        return Events::new(object);
     }
     if std::io::stderr().is_terminal() {
         let bar = Bar::new();
@@ -49,7 +47,16 @@ pub fn sink(json: bool) -> Events {
     })
 }
 
-fn say(line: &str) {
+/// One event of `--json`, the engine's or one of the command's own (docs/replication.md lists both).
+pub fn object(event: &impl Serialize) {
+    if let Ok(line) = serde_json::to_string(event) {
+        // A reader that is gone does not stop a replication.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+}
+
+/// One plain line; none of these with `--json`.
+pub fn say(line: &str) {
     // Some of this is a peer's text: it must not steer the terminal.
     let plain: String = line.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
     let _ = writeln!(std::io::stdout(), "{plain}");
@@ -66,6 +73,13 @@ fn left(done: u64, total: u64, rate: f64) -> String {
     }
     let seconds = ((total - done) as f64 / rate) as u64;
     format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+/// How a report is kept: `--report FILE`.
+pub fn keep_report(file: Option<&Path>, report: &Report) -> Result<()> {
+    let Some(path) = file else { return Ok(()) };
+    let json = serde_json::to_vec_pretty(report).context("writing the report")?;
+    std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))
 }
 
 /// An event in words, one line.

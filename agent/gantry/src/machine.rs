@@ -9,7 +9,10 @@ use gantry_disk::roots::{Roots, attribute};
 use gantry_replicate::link::PeerFault;
 use gantry_replicate::report::SourceFacts;
 use gantry_replicate::stop::Stop;
+use serde_json::json;
 use tokio::runtime::Runtime;
+
+use crate::events;
 
 /// The runtime of a replication. At least four workers, and the drivers are looked at often: on one slow processor a
 /// worker that encrypts would otherwise keep timers and pings waiting for half a minute, and the link would look dead.
@@ -47,11 +50,11 @@ pub fn show_bad_sectors(facts: &SourceFacts) {
         let bytes: u64 = disk.bad_sectors.iter().map(|(_, length)| length).sum();
         let places = disk.bad_sectors.len();
         let first = disk.bad_sectors[0].0;
-        println!(
+        events::say(&format!(
             "WARNING: {}: {bytes} bytes in {places} places could not be read and are zero in the replica, the first at \
              byte {first}; the report lists them",
             disk.path
-        );
+        ));
     }
 }
 
@@ -61,13 +64,18 @@ pub fn software() -> String {
 }
 
 /// Prints an error and chooses the exit code: [`REFUSED`] for what only a person can change, else 1.
-pub fn fail(error: &anyhow::Error) -> ExitCode {
-    println!("gantry: {error:#}");
+pub fn fail(json: bool, error: &anyhow::Error) -> ExitCode {
     let final_word = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<DiskError>() || cause.is::<PeerFault>() || cause.is::<Stop>() || cause.is::<Refused>()
     };
     let refused = error.chain().any(final_word);
-    ExitCode::from(if refused { REFUSED } else { 1 })
+    let code = if refused { REFUSED } else { 1 };
+    let text = format!("{error:#}");
+    match json {
+        true => events::object(&json!({ "event": "failed", "text": text, "exit_code": code })),
+        false => events::say(&format!("gantry: {text}")),
+    }
+    ExitCode::from(code)
 }
 
 /// Something this program will not do.

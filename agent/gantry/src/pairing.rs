@@ -20,8 +20,8 @@ pub fn read(file: Option<&Path>) -> Result<Code> {
                         "no terminal to ask for the pairing code: use --code-file FILE, or --code-file - for stdin"
                     );
                 }
-                print!("pairing code: ");
-                std::io::stdout().flush().context("asking for the code")?;
+                // Not on stdout: with --json that is for events alone.
+                eprint!("pairing code: ");
             }
             std::io::read_to_string(Line(std::io::stdin())).context("reading the code")?
         }

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gantry_repair::handover;
-use gantry_replicate::Report;
 use gantry_replicate::receiver::{ReceiveOptions, receive};
+use gantry_replicate::{Event, Events, Report};
+use gantry_wire::{Code, DiskInfo};
+use serde_json::json;
 
 use crate::ends::{self, EraseRule};
 use crate::finisher::{Finish, clear_leftovers};
@@ -54,9 +56,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    let json = args.json;
     match work(args) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Ok(machine::fail(&error)),
+        Err(error) => Ok(machine::fail(json, &error)),
     }
 }
 
@@ -70,21 +73,15 @@ fn work(args: Args) -> Result<()> {
     let code = pairing::keep(code_file.as_deref())?;
     let rule = EraseRule { erase: args.erase, base: args.base, blank_only: args.blank_only };
     let disks = ends::targets(&args.disks, &rule, &code)?;
-    if !args.json {
-        for disk in &disks {
-            match disk.info.refusal.as_str() {
-                "" => println!("disk {}: may take a replica", disk.info.path),
-                why => println!("disk {}: {why}", disk.info.path),
-            }
-        }
-    }
+    disks.iter().for_each(|disk| show_target(args.json, &disk.info));
     let committed = ends::committed_mark(&disks, &code);
     if committed.is_some() {
-        println!("this job was committed before; the sender will be told");
+        let text = "this job was committed before; the sender will be told".to_owned();
+        events.tell(Event::Stage { text });
     } else if disks.iter().all(|disk| disk.end.is_none()) {
         return Err(machine::Refused("no disk may take a replica: see above".to_owned()).into());
     }
-    println!("pairing code: {}", code.reveal());
+    show_code(args.json, &code, args.code_valid);
     let (boot_disk, mark) = committed.unzip();
     let finisher = Finish { appliance: args.appliance, job: gantry_wire::code::job_tag(&code) };
     let options = ReceiveOptions {
@@ -98,47 +95,69 @@ fn work(args: Args) -> Result<()> {
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
-    let report = runtime.block_on(receive(options, Box::new(finisher), events))?;
+    let report = runtime.block_on(receive(options, Box::new(finisher), events.clone()))?;
     drop(runtime);
     // Finishing voids the code.
     if let Some(path) = &code_file
         && let Err(error) = std::fs::remove_file(path)
     {
-        println!("the used code could not be removed: {}: {error}", path.display());
+        let text = format!("the used code could not be removed: {}: {error}", path.display());
+        events.tell(Event::Stage { text });
     }
-    if let Some(path) = &args.report {
-        let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
-        std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
-    }
-    if !args.json {
-        show(&report);
+    events::keep_report(args.report.as_deref(), &report)?;
+    match args.json {
+        true => events::object(&json!({ "event": "done", "report": report })),
+        false => show(&report),
     }
     if args.appliance {
         let boot_disk = report.disks.first().map(|disk| disk.target.clone()).or(boot_disk);
-        prepare_handover(boot_disk);
+        prepare_handover(boot_disk, &events);
     }
     Ok(())
 }
 
+fn show_target(json: bool, disk: &DiskInfo) {
+    let DiskInfo { path, serial, model, size, sector_size: _, refusal } = disk;
+    if json {
+        events::object(&json!({
+            "event": "target", "path": path, "serial": serial, "model": model, "size": size, "refusal": refusal,
+        }));
+    } else if refusal.is_empty() {
+        events::say(&format!("disk {path}: may take a replica"));
+    } else {
+        events::say(&format!("disk {path}: {refusal}"));
+    }
+}
+
+/// `valid`: minutes within which the first pairing must come.
+fn show_code(json: bool, code: &Code, valid: u64) {
+    match json {
+        true => events::object(&json!({ "event": "code", "code": code.reveal(), "valid": valid * 60 })),
+        false => events::say(&format!("pairing code: {}", code.reveal())),
+    }
+}
+
 fn show(report: &Report) {
     for disk in &report.disks {
-        println!("{} -> {}: root {}", disk.source, disk.target, disk.root);
+        events::say(&format!("{} -> {}: root {}", disk.source, disk.target, disk.root));
     }
     machine::show_bad_sectors(&report.source);
     for note in &report.transforms {
-        println!("changed for this disk: {note}");
+        events::say(&format!("changed for this disk: {note}"));
     }
     for phase in &report.phases {
-        println!("phase {}: {:.1} s", phase.name, phase.seconds);
+        events::say(&format!("phase {}: {:.1} s", phase.name, phase.seconds));
     }
-    println!("state: {}, boot not proven", if report.repair.is_null() { "not repaired" } else { "repaired" });
+    let repaired = if report.repair.is_null() { "not repaired" } else { "repaired" };
+    events::say(&format!("state: {repaired}, boot not proven"));
 }
 
 /// UEFI: the next start goes to the replica's own loader. A failure is said, not fatal: the mark is the second way.
-fn prepare_handover(boot_disk: Option<String>) {
+fn prepare_handover(boot_disk: Option<String>, events: &Events) {
     let Some(disk) = boot_disk else { return };
-    match handover::boot_next(std::path::Path::new(&disk)) {
-        Ok(outcome) => println!("hand-over: {outcome}"),
-        Err(error) => println!("hand-over: the firmware could not be told to start {disk}: {error:#}"),
-    }
+    let text = match handover::boot_next(std::path::Path::new(&disk)) {
+        Ok(outcome) => format!("hand-over: {outcome}"),
+        Err(error) => format!("hand-over: the firmware could not be told to start {disk}: {error:#}"),
+    };
+    events.tell(Event::Stage { text });
 }

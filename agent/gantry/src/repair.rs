@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use gantry_repair::{Consent, Error, Opening, Plan, Report, Target};
+use serde_json::json;
 
 /// Nothing could be done without a person: consent is missing, or the replica is not what it must be.
 const REFUSED: u8 = 3;
@@ -109,7 +110,10 @@ fn act(args: &Args) -> anyhow::Result<ExitCode> {
     let consent = Consent { void_hibernation: args.void_hibernation };
     if args.undo {
         let place = gantry_repair::undo(&opening)?;
-        println!("the repair recorded in {place} was taken back");
+        match args.json {
+            true => print(&format!("{}\n", json!({ "undone": place })))?,
+            false => print(&format!("the repair recorded in {place} was taken back\n"))?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(file) = &args.apply {

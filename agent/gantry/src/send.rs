@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gantry_disk::BadSectors;
 use gantry_disk::inventory::{Disk, scan};
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
-use gantry_replicate::sender::{SendOptions, send};
+use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::stop::Stop;
+use serde_json::json;
 
 use crate::{ends, events, machine, pairing};
 
@@ -56,9 +57,10 @@ fn parse_map(text: &str) -> Result<(String, String), String> {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    let json = args.json;
     match work(args) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Ok(machine::fail(&error)),
+        Err(error) => Ok(machine::fail(json, &error)),
     }
 }
 
@@ -87,20 +89,26 @@ fn work(args: Args) -> Result<()> {
     };
     let runtime = machine::runtime()?;
     let sent = runtime.block_on(send(options, events::sink(args.json)))?;
-    if let Some(path) = &args.report {
-        let report = serde_json::to_vec_pretty(&sent.report).context("writing the report")?;
-        std::fs::write(path, report).with_context(|| format!("writing {}", path.display()))?;
+    events::keep_report(args.report.as_deref(), &sent.report)?;
+    let Sent { report, wire_bytes, resent_chunks } = sent;
+    if args.json {
+        events::object(&json!({
+            "event": "done", "report": report, "wire_bytes": wire_bytes, "resent_chunks": resent_chunks,
+        }));
+        return Ok(());
     }
-    if !args.json {
-        for disk in &sent.report.disks {
-            println!("{} -> {}: root {}", disk.source, disk.target, disk.root);
-        }
-        machine::show_bad_sectors(&sent.report.source);
-        let (wire, again) = (human(sent.wire_bytes), human(sent.resent_chunks << 20));
-        println!("sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged");
-        let repaired = if sent.report.repair.is_null() { "not repaired" } else { "repaired" };
-        println!("state: {repaired}, boot not proven; a reset of this machine would start the old system");
+    for disk in &report.disks {
+        events::say(&format!("{} -> {}: root {}", disk.source, disk.target, disk.root));
     }
+    machine::show_bad_sectors(&report.source);
+    let (wire, again) = (human(wire_bytes), human(resent_chunks << 20));
+    events::say(&format!(
+        "sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged"
+    ));
+    let repaired = if report.repair.is_null() { "not repaired" } else { "repaired" };
+    events::say(&format!(
+        "state: {repaired}, boot not proven; a reset of this machine would start the old system"
+    ));
     Ok(())
 }
 

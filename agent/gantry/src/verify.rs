@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use gantry_replicate::local::verify;
+use serde_json::json;
 
 use crate::{ends, events, machine};
 
@@ -30,7 +31,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     match work(&args) {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::from(DIFFERENT)),
-        Err(error) => Ok(machine::fail(&error)),
+        Err(error) => Ok(machine::fail(args.json, &error)),
     }
 }
 
@@ -40,29 +41,24 @@ fn work(args: &Args) -> Result<bool> {
     let same_size = first.size() == second.size();
     let equal = same_size && found.differing == 0;
     if args.json {
-        let line = serde_json::json!({
+        events::object(&json!({
             "event": "compared", "equal": equal, "compared": found.compared, "first": found.first,
             "second": found.second, "differing": found.differing, "places": found.places,
-        });
-        println!("{line}");
+        }));
         return Ok(equal);
     }
-    println!("{}: root {}", args.first, found.first);
-    println!("{}: root {}", args.second, found.second);
+    events::say(&format!("{}: root {}", args.first, found.first));
+    events::say(&format!("{}: root {}", args.second, found.second));
     if !same_size {
-        println!(
-            "sizes differ: {} and {} bytes; compared the first {}",
-            first.size(),
-            second.size(),
-            found.compared
-        );
+        let (one, two, compared) = (first.size(), second.size(), found.compared);
+        events::say(&format!("sizes differ: {one} and {two} bytes; compared the first {compared}"));
     }
     for offset in found.places.iter().take(SHOWN) {
-        println!("differ in the MiB at byte {offset}");
+        events::say(&format!("differ in the MiB at byte {offset}"));
     }
     if found.differing > SHOWN as u64 {
-        println!("... and in {} more MiB", found.differing - SHOWN as u64);
+        events::say(&format!("... and in {} more MiB", found.differing - SHOWN as u64));
     }
-    println!("{}", if equal { "equal" } else { "NOT equal" });
+    events::say(if equal { "equal" } else { "NOT equal" });
     Ok(equal)
 }

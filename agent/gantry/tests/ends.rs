@@ -1,65 +1,12 @@
 //! The command itself: what it refuses, and what it survives.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod scratch;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const MIB: usize = 1 << 20;
-
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-    /// Data that compress badly, with a run of zeroes.
-    fn source(&self, size: usize, seed: u64) -> PathBuf {
-        println!("seed {seed}");
-        let mut state = seed | 1;
-        let mut bytes = vec![0; size];
-        for chunk in bytes.chunks_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
-        }
-        bytes[size / 2..size / 2 + size / 8].fill(0);
-        fs::write(self.path("source"), bytes).unwrap();
-        self.path("source")
-    }
-    /// An old disk: a partition table with a filesystem in it, made by others' tools.
-    fn old_disk(&self, size: usize) -> PathBuf {
-        let path = self.path("target");
-        fs::write(&path, vec![0; size]).unwrap();
-        let table =
-            Command::new("sgdisk").args(["-n", "1:2048:0", "-c", "1:payroll"]).arg(&path).output().unwrap();
-        assert!(table.status.success(), "sgdisk: {table:?}");
-        let mut mke2fs = Command::new("mke2fs");
-        mke2fs.args(["-q", "-t", "ext4", "-L", "salaries", "-E", "offset=1048576"]);
-        let blocks = format!("{}k", (size - 3 * MIB) / 1024);
-        let made = mke2fs.arg(&path).arg(blocks).output().unwrap();
-        assert!(made.status.success(), "mke2fs: {made:?}");
-        path
-    }
-}
-
-fn gantry(arguments: &[&str], paths: &[&Path]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gantry")).args(arguments).args(paths).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn same(a: &Path, b: &Path) -> bool {
-    fs::read(a).unwrap() == fs::read(b).unwrap()
-}
+use scratch::*;
 
 #[test]
 fn a_disk_that_carries_something_is_refused_until_it_is_named() {
@@ -114,46 +61,6 @@ fn a_disk_is_not_copied_onto_itself() {
     let output = gantry(&["copy", "--erase", &erase], &[&source, &source]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output));
     assert!(fs::read(&source).unwrap() == before);
-}
-
-/// A process whose lines are read, killed -9 when dropped.
-struct Running {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Running {
-    fn start(arguments: &[&str], paths: &[&Path]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
-        let mut child =
-            command.args(arguments).args(paths).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (say, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-        Self { child, lines }
-    }
-    fn wait_for(&self, part: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {part:?}"));
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Either end is killed -9 again and again at random moments, and started again with the same code.
