@@ -45,9 +45,6 @@ pub struct Args {
     /// Print events as JSON, one a line.
     #[arg(long)]
     json: bool,
-    /// Run as the appliance's child.
-    #[arg(long, hide = true)]
-    appliance: bool,
 }
 
 fn parse_map(text: &str) -> Result<(String, String), String> {

@@ -30,7 +30,7 @@ pub fn arguments(settings: &Settings) -> Option<Vec<String>> {
             settings.base.iter().for_each(|disk| add(&["--base", disk]));
         }
         Role::Send => {
-            add(&[settings.target.as_deref().unwrap_or_default(), "--code-file", CODE_FILE, "--appliance"]);
+            add(&[settings.target.as_deref().unwrap_or_default(), "--code-file", CODE_FILE]);
             settings.map.iter().for_each(|pair| add(&["--map", pair]));
             if settings.zero_bad_sectors {
                 add(&["--bad-sectors", "zero"]);
@@ -104,10 +104,11 @@ mod tests {
                 ),
             ),
             (
-                "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.map=a:b,c:d gantry.bad-sectors=zero \
+                "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.map=a:b,c:d \
+                 gantry.bad-sectors=zero \
                  gantry.disks=a,c",
                 Some(
-                    "send 10.0.2.2:7878 --code-file /run/gantry/code --appliance --map a:b --map c:d --bad-sectors zero a c",
+                    "send 10.0.2.2:7878 --code-file /run/gantry/code --map a:b --map c:d --bad-sectors zero a c",
                 ),
             ),
         ] {
