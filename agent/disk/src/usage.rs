@@ -127,7 +127,7 @@ pub fn claimed(path: &Path) -> Result<bool> {
     }
 }
 
-/// [`in_use`], with [`claimed`] asked when sysfs shows nothing. What `send` and `receive` call before they open a disk.
+/// [`in_use`], with [`claimed`] asked when sysfs shows nothing. What is asked before a source is opened.
 pub fn free_or_why(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
     let mut uses = in_use(roots, disk)?;
     if uses.is_empty() && claimed(Path::new(&disk.identity.path))? {

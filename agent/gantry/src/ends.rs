@@ -11,8 +11,8 @@ use gantry_disk::mark::{self, Mark};
 use gantry_disk::peek::Peek;
 use gantry_disk::roots::Roots;
 use gantry_disk::survey::survey;
-use gantry_disk::usage::{free_or_why, refusal};
-use gantry_disk::{BlockDevice, Geometry, Identity, ImageFile, ReadAt, WriteAt};
+use gantry_disk::usage::{Use, free_or_why, in_use, refusal};
+use gantry_disk::{BlockDevice, ErrorKind, Geometry, Identity, ImageFile, ReadAt};
 use gantry_replicate::receiver::{TargetDisk, disk_info};
 use gantry_wire::code::{job, job_tag};
 use gantry_wire::{Code, DiskInfo};
@@ -145,20 +145,22 @@ fn forbidden(
     Ok(Some(found.refusal(identity, size).operation))
 }
 
+/// The file is locked before it is looked at, and let go when it is refused: what was found stays true.
 fn file_target(path: &Path, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
-    let peek = Peek::open(path)?;
-    let info = disk_info(&peek);
+    let end = ImageFile::open_target(path)?;
     let same = |name: &String| {
         std::fs::canonicalize(name).is_ok_and(|named| path.canonicalize().is_ok_and(|p| p == named))
     };
     let base = rule.base.iter().any(same);
     let named = base || rule.erase.iter().any(same);
-    match forbidden(path, peek.identity(), peek.size(), named, rule, code)? {
-        Some(why) => Ok(refused(info, why)),
-        None => Ok(TargetDisk { base, ..TargetDisk::usable(Arc::new(ImageFile::open_target(path)?)) }),
+    match forbidden(path, end.identity(), end.size(), named, rule, code)? {
+        Some(why) => Ok(refused(disk_info(&end), why)),
+        None => Ok(TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) }),
     }
 }
 
+/// The disk is taken exclusively before it is looked at, and let go when it is refused: from the first question on nobody
+/// can mount it or build on it.
 fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
     let path = PathBuf::from(&disk.identity.path);
     let info = DiskInfo {
@@ -173,18 +175,27 @@ fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Res
     if disk.read_only {
         return Ok(refused(info, "is read-only".to_owned()));
     }
-    let uses = free_or_why(roots, disk)?;
-    if !uses.is_empty() {
-        return Ok(refused(info, refusal(disk, &uses).operation));
-    }
+    let taken = BlockDevice::open_target(&path, disk.identity.clone());
+    // Asked for even if the disk could be taken: a loop device claims nothing.
+    let mut uses = in_use(roots, disk)?;
+    let end = match taken {
+        Ok(end) if uses.is_empty() => end,
+        Ok(_) => return Ok(refused(info, refusal(disk, &uses).operation)),
+        Err(error) if error.kind == ErrorKind::InUse => {
+            if uses.is_empty() {
+                uses.push(Use::Claimed { device: disk.identity.path.clone() });
+            }
+            return Ok(refused(info, refusal(disk, &uses).operation));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let called = |names: &[String]| names.iter().any(|name| is_called(disk, name));
     let base = called(&rule.base);
     let named = base || called(&rule.erase);
-    if let Some(why) = forbidden(&path, &disk.identity, disk.size, named, rule, code)? {
-        return Ok(refused(info, why));
+    match forbidden(&path, &disk.identity, disk.size, named, rule, code)? {
+        Some(why) => Ok(refused(info, why)),
+        None => Ok(TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) }),
     }
-    let end: Arc<dyn WriteAt> = Arc::new(BlockDevice::open_target(&path, disk.identity.clone())?);
-    Ok(TargetDisk { base, ..TargetDisk::usable(end) })
 }
 
 fn refused(info: DiskInfo, refusal: String) -> TargetDisk {

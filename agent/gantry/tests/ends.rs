@@ -118,6 +118,28 @@ fn either_end_may_be_killed_at_any_moment() {
     assert!(fs::read(&source).unwrap() == before, "the source is unchanged");
 }
 
+/// The target is taken before it is looked at: what another Gantry is writing says nothing about what it will be.
+#[test]
+fn a_target_that_is_refused_is_let_go_and_unchanged() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(9 * MIB, 4), scratch.old_disk(9 * MIB));
+    let before = (fs::read(&target).unwrap(), fs::metadata(&target).unwrap().modified().unwrap());
+    let holder = fs::File::open(&target).unwrap();
+    holder.lock().unwrap();
+    let held = gantry(&["copy"], &[&source, &target]);
+    assert_eq!(held.status.code(), Some(3), "{}", text(&held));
+    assert!(text(&held).contains("another Gantry is writing"), "{}", text(&held));
+    assert!(!text(&held).contains("salaries"), "looked at before it was taken: {}", text(&held));
+    drop(holder);
+    for _ in 0..2 {
+        let refused = gantry(&["copy"], &[&source, &target]);
+        assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+        assert!(text(&refused).contains("salaries"), "{}", text(&refused));
+    }
+    let after = (fs::read(&target).unwrap(), fs::metadata(&target).unwrap().modified().unwrap());
+    assert!(before == after, "the bytes, or the time of the last write, have changed");
+}
+
 #[test]
 fn a_target_in_use_by_another_gantry_is_refused() {
     let scratch = Scratch::new();
