@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DiskError, ErrorKind, Result};
+use crate::extents::Extent;
 
 /// Logical sector size in bytes; a power of two from 512 to 4096.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +74,12 @@ pub trait Geometry {
 pub trait ReadAt: Geometry + Send + Sync {
     /// Fills `buffer` from `offset`. Any alignment. A short read is an error that names the byte.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// What is known of `[offset, offset + length)`, a range of this end, without reading it: extents without gaps from
+    /// `offset` on. They may stop short of the range, but never at its start; the rest is asked for again.
+    fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
+        Ok(vec![Extent { offset, length, zero: false }])
+    }
 }
 
 /// A disk end that can be written. Nothing is durable before [`WriteAt::flush`] returned well.

@@ -8,6 +8,7 @@ use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
 use crate::end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 use crate::error::{DiskError, ErrorKind, Result};
+use crate::extents::{self, Extent};
 
 /// An open raw image. Its sectors are 512 bytes unless said otherwise.
 #[derive(Debug)]
@@ -81,6 +82,11 @@ impl ReadAt for ImageFile {
         self.file
             .read_exact_at(buffer, offset)
             .map_err(|e| DiskError::io(&self.identity.path, what, e).at(offset))
+    }
+
+    fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
+        self.check(offset, length, "looking for holes in")?;
+        extents::of_file(&self.file, &self.identity.path, offset, length)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::end::{Geometry, Identity, ReadAt, SectorSize};
 use crate::error::{DiskError, ErrorKind, Result};
+use crate::extents::{self, Extent};
 use crate::roots::{Roots, number};
 
 /// A disk, partition or image file, to be looked at.
@@ -59,11 +60,6 @@ impl Peek {
     pub fn is_device(&self) -> bool {
         self.device
     }
-
-    /// The open file, for questions about its holes.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
 }
 
 /// From sysfs; a partition's queue is its disk's.
@@ -95,6 +91,13 @@ impl ReadAt for Peek {
         self.file.read_exact_at(buffer, offset).map_err(|error| {
             DiskError::io(&self.identity.path, format!("reading {} bytes", buffer.len()), error).at(offset)
         })
+    }
+
+    fn extents(&self, offset: u64, length: u64) -> Result<Vec<Extent>> {
+        if self.device {
+            return Ok(vec![Extent { offset, length, zero: false }]);
+        }
+        extents::of_file(&self.file, &self.identity.path, offset, length)
     }
 }
 

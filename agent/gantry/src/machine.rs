@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use gantry_disk::{BadSectors, DiskError};
 use gantry_disk::machine::Machine;
 use gantry_disk::roots::{Roots, attribute};
+use gantry_disk::{BadSectors, DiskError};
 use gantry_replicate::link::PeerFault;
 use gantry_replicate::report::SourceFacts;
 use gantry_replicate::stop::Stop;

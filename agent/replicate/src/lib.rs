@@ -24,6 +24,7 @@ pub mod receiver;
 pub mod replica;
 pub mod report;
 pub mod sender;
+mod source;
 pub mod stop;
 pub mod tls;
 

@@ -1,27 +1,28 @@
 //! Copy and verify on one host: the same replica, the same tree, the same commit, no network.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use gantry_disk::label::{Label, LabelStage};
-use gantry_disk::{BadSectors, Careful, DiskError, Geometry, ReadAt, WriteAt};
-use gantry_wire::limits::CHUNK;
+use gantry_disk::{BadSectors, DiskError, Geometry, ReadAt, WriteAt};
+use gantry_wire::Extent;
+use gantry_wire::limits::{CHUNK, GROUP};
 use gantry_wire::tree::{self, Hash, Leaves};
 
 use crate::buffer::with_buffer;
+use crate::chunkset::ChunkSet;
 use crate::commit::{Finisher, finish};
 use crate::event::{Event, Events};
 use crate::groups::GroupNodes;
 use crate::patch::{differing, ranges};
 use crate::random;
 use crate::replica::Replica;
-use crate::report::{DiskReport, Report, SourceDiskFacts, SourceFacts, clock};
+use crate::report::{DiskReport, Report, SourceFacts, clock};
+use crate::source::{Run, Source};
 
 const THREADS: usize = 4;
-/// Chunks that one thread takes in a row.
-const RUN: u64 = 8;
 /// Read-backs that find differences before the target is called unreliable.
 const ROUNDS: u32 = 8;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -45,7 +46,6 @@ pub fn copy(
     finisher: &dyn Finisher,
     events: &Events,
 ) -> Result<Report> {
-    let source = &Careful::new(source, options.bad_sectors);
     let (size, sector) = (source.size(), source.sector_size());
     let replica = Replica::new(target, size, sector)?;
     let session = random::bytes()?;
@@ -60,24 +60,24 @@ pub fn copy(
         sector_size: sector.bytes(),
         map: serde_json::json!({ "source": source.identity().path }).to_string(),
     };
+    let source = &Source::new(source, options.bad_sectors)?;
     replica.blank_and_label(&label)?;
     let mut report = Report { version: 1, software: options.software.clone(), ..Report::default() };
     report.boot = "not proven".to_owned();
 
-    let copied = Copied { source, replica: &replica, groups: GroupNodes::new(size).into() };
     if !options.base {
         let began = Instant::now();
-        copied.transfer_all(events)?;
+        transfer(source, &replica, events)?;
         report.phase("copy", began);
         events.tell(Event::PassDone { phase: "copy", differing: 0 });
     }
 
     let began = Instant::now();
-    let rewritten = copied.compare(events)?;
+    let rewritten = compare(source, &replica, events)?;
     report.phase("compare", began);
 
-    let root = copied.groups().root(sector.bytes()).context("not every group was compared")?;
-    let (root, from, to) = (tree::hex(&root), source.identity(), replica.end().identity().clone());
+    let root = tree::hex(&source.root()?);
+    let (from, to) = (source.end().identity(), replica.end().identity().clone());
     events.tell(Event::Verified { disk: to.path.clone(), root: root.clone() });
     report.disks = vec![DiskReport {
         source: from.path.clone(),
@@ -89,138 +89,102 @@ pub fn copy(
         root,
         rewritten_chunks: rewritten,
     }];
-    let given_up =
-        source.given_up().into_iter().map(|range| (range.start, range.end - range.start)).collect();
-    let facts = SourceDiskFacts { path: from.path.clone(), bad_sectors: given_up };
     report.clock = clock();
     report.source =
-        SourceFacts { software: options.software.clone(), clock: report.clock, disks: vec![facts] };
+        SourceFacts { software: options.software.clone(), clock: report.clock, disks: vec![source.facts()] };
     let tell = |_, text: &str| events.tell(Event::Stage { text: text.to_owned() });
     finish(&[&replica], &[label], finisher, &mut report, &tell)?;
     events.tell(Event::Committed);
     Ok(report)
 }
 
-/// A copy at work.
-struct Copied<'a> {
-    source: &'a Careful,
-    replica: &'a Replica,
-    /// What was read of the source.
-    groups: Mutex<GroupNodes>,
+/// The full pass.
+fn transfer(source: &Source, replica: &Replica, events: &Events) -> Result<()> {
+    let runs = Mutex::new(source.runs(ChunkSet::new(source.chunks())));
+    let next = || runs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    sweep("copy", next, source.end().size(), events, |run| {
+        let Extent { first, count } = run.extent();
+        match run {
+            Run::Zero(extent) => {
+                source.learn_zero(extent)?;
+                let stop = ((first + count) * CHUNK).min(source.end().size());
+                replica.zero_at(first * CHUNK, stop - first * CHUNK)?;
+            }
+            Run::Data(_) => (first..first + count).try_for_each(|index| {
+                source.read(index, |bytes, _| {
+                    match tree::is_zero(bytes) {
+                        true => replica.zero_at(index * CHUNK, bytes.len() as u64)?,
+                        false => replica.write_at(index * CHUNK, bytes)?,
+                    }
+                    Ok(())
+                })
+            })?,
+        }
+        Ok(count)
+    })?;
+    Ok(replica.flush()?)
 }
 
-impl Copied<'_> {
-    fn groups(&self) -> MutexGuard<'_, GroupNodes> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The full pass.
-    fn transfer_all(&self, events: &Events) -> Result<()> {
-        let (size, chunks) = (self.source.size(), tree::chunks(self.source.size()));
-        sweep("copy", chunks.div_ceil(RUN), size, events, |run, done| {
-            for index in run * RUN..chunks.min((run + 1) * RUN) {
-                self.transfer(index)?;
-                done.fetch_add(CHUNK, Ordering::Relaxed);
+/// Reads the target back until it is as the source was; the number of chunks that were written again.
+fn compare(source: &Source, replica: &Replica, events: &Events) -> Result<u64> {
+    let size = source.end().size();
+    let (mut suspects, mut rewritten): (Vec<u64>, u64) = ((0..tree::groups(size)).collect(), 0);
+    for _ in 0..ROUNDS {
+        let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+        let queue = Mutex::new(suspects.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        sweep("compare", next, size, events, |group| {
+            let differ = compare_group(source, replica, group)?;
+            if differ > 0 {
+                chunks.fetch_add(differ, Ordering::Relaxed);
+                again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
             }
-            Ok(())
+            Ok(source.groups().chunks_of(group).1)
         })?;
-        Ok(self.replica.flush()?)
-    }
-
-    /// Reads a chunk of the source and writes it.
-    fn transfer(&self, index: u64) -> Result<()> {
-        let length = self.groups().chunk_length(index);
-        let node = with_buffer(length, |bytes| -> Result<Hash> {
-            self.source.read_at(index * CHUNK, bytes)?;
-            match tree::is_zero(bytes) {
-                true => self.replica.zero_at(index * CHUNK, bytes.len() as u64)?,
-                false => self.replica.write_at(index * CHUNK, bytes)?,
-            }
-            Ok(tree::chunk(bytes))
-        })?;
-        let mut groups = self.groups();
-        if let Some((group, node)) = groups.add(index, node) {
-            groups.set(group, node);
+        replica.flush()?;
+        let found = chunks.into_inner();
+        rewritten += found;
+        events.tell(Event::PassDone { phase: "compare", differing: found });
+        suspects = again.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if suspects.is_empty() {
+            return Ok(rewritten);
         }
-        Ok(())
     }
+    bail!("{}: does not keep what is written to it", replica.end().identity().path)
+}
 
-    /// Reads the target back until it is as the source was; the number of chunks that were written again.
-    fn compare(&self, events: &Events) -> Result<u64> {
-        let size = self.source.size();
-        let (mut suspects, mut rewritten): (Vec<u64>, u64) = ((0..tree::groups(size)).collect(), 0);
-        for _ in 0..ROUNDS {
-            let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
-            sweep("compare", suspects.len() as u64, size, events, |i, done| {
-                let group = suspects[i as usize];
-                let differ = self.compare_group(group)?;
-                if differ > 0 {
-                    chunks.fetch_add(differ, Ordering::Relaxed);
-                    again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
-                }
-                done.fetch_add(self.groups().chunks_of(group).1 * CHUNK, Ordering::Relaxed);
-                Ok(())
+/// Reads a group of the target back; writes the leaves again that differ. The number of chunks that had such.
+fn compare_group(source: &Source, replica: &Replica, group: u64) -> Result<u64> {
+    let ours = leaves(replica, source.end().size(), group)?;
+    if source.groups().node(group) == Some(node_of(&ours)) {
+        return Ok(0);
+    }
+    let theirs = source.leaves(group)?;
+    let (first, _) = source.groups().chunks_of(group);
+    let mut chunks = 0;
+    for (index, (ours, theirs)) in (first..).zip(ours.iter().zip(&theirs)) {
+        let length = source.groups().chunk_length(index);
+        for range in ranges(differing(ours, theirs), length) {
+            with_buffer(range.len(), |bytes| -> Result<()> {
+                source.read_again(index, theirs, std::slice::from_ref(&range), bytes)?;
+                Ok(replica.write_at(index * CHUNK + range.start as u64, bytes)?)
             })?;
-            self.replica.flush()?;
-            let found = chunks.into_inner();
-            rewritten += found;
-            events.tell(Event::PassDone { phase: "compare", differing: found });
-            suspects = again.into_inner().unwrap_or_else(PoisonError::into_inner);
-            if suspects.is_empty() {
-                return Ok(rewritten);
-            }
         }
-        bail!("{}: does not keep what is written to it", self.replica.end().identity().path)
+        chunks += u64::from(ours != theirs);
     }
-
-    /// Reads a group of the target back; writes the leaves again that differ. The number of chunks that had such.
-    fn compare_group(&self, group: u64) -> Result<u64> {
-        let known = self.groups().node(group);
-        let ours = leaves(self.replica, &self.groups, group)?;
-        if known == Some(node_of(&ours)) {
-            return Ok(0);
-        }
-        let theirs = leaves(self.source, &self.groups, group)?;
-        let now = node_of(&theirs);
-        let (first, _) = self.groups().chunks_of(group);
-        let (path, byte) = (&self.source.identity().path, first * CHUNK);
-        ensure!(
-            known.is_none_or(|known| known == now),
-            "{path}: changed while it was being copied, at or behind byte {byte}"
-        );
-        self.groups().set(group, now);
-        let mut chunks = 0;
-        for (index, (ours, theirs)) in (first..).zip(ours.iter().zip(&theirs)) {
-            let bits = differing(ours, theirs);
-            chunks += u64::from(bits != 0);
-            let length = self.groups().chunk_length(index);
-            for range in ranges(bits, length) {
-                let at = index * CHUNK + range.start as u64;
-                with_buffer(range.len(), |bytes| -> Result<(), DiskError> {
-                    self.source.read_at(at, bytes)?;
-                    self.replica.write_at(at, bytes)
-                })?;
-            }
-        }
-        Ok(chunks)
-    }
+    Ok(chunks)
 }
 
-/// Reads a group; the leaves of its chunks.
-fn leaves<T: ReadAt + ?Sized>(
-    disk: &T,
-    groups: &Mutex<GroupNodes>,
-    group: u64,
-) -> Result<Vec<Leaves>, DiskError> {
-    let length = |index| groups.lock().unwrap_or_else(PoisonError::into_inner).chunk_length(index);
-    let (first, count) = groups.lock().unwrap_or_else(PoisonError::into_inner).chunks_of(group);
+/// Reads a group of a disk of which the first `size` bytes count; the leaves of its chunks.
+fn leaves(disk: &(impl ReadAt + ?Sized), size: u64, group: u64) -> Result<Vec<Leaves>, DiskError> {
+    let stop = tree::chunks(size).min((group + 1) * GROUP);
     let read = |index: u64| {
-        with_buffer(length(index), |bytes| {
+        with_buffer(CHUNK.min(size - index * CHUNK) as usize, |bytes| {
             disk.read_at(index * CHUNK, bytes)?;
             Ok(tree::leaves(bytes))
         })
     };
-    (first..first + count).map(read).collect()
+    (group * GROUP..stop).map(read).collect()
 }
 
 fn node_of(leaves: &[Leaves]) -> Hash {
@@ -245,30 +209,27 @@ pub struct Comparison {
 /// Places that a [`Comparison`] lists.
 pub const LISTED: usize = 4096;
 
-/// Compares two ends over the size of the smaller one.
+/// Compares two ends over the size of the smaller one, every byte.
 pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Result<Comparison> {
     let size = first.size().min(second.size());
     let nodes = [(); 2].map(|()| Mutex::new(GroupNodes::new(size)));
     let (count, places) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    sweep("compare", tree::groups(size), size, events, |group, done| {
-        let one = leaves(first, &nodes[0], group)?;
-        let two = leaves(second, &nodes[1], group)?;
+    let queue = Mutex::new(0..tree::groups(size));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    sweep("compare", next, size, events, |group| {
+        let (one, two) = (leaves(first, size, group)?, leaves(second, size, group)?);
         for (nodes, leaves) in nodes.iter().zip([&one, &two]) {
             nodes.lock().unwrap_or_else(PoisonError::into_inner).set(group, node_of(leaves));
         }
-        let start = group * gantry_wire::limits::GROUP;
-        for (index, (one, two)) in (start..).zip(one.iter().zip(&two)) {
-            if one != two {
-                count.fetch_add(1, Ordering::Relaxed);
-                let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
-                // Groups come nearly in order: what is dropped here lies behind what is kept, or nearly so.
-                if places.len() < LISTED {
-                    places.push(index * CHUNK);
-                }
+        for (index, _) in (group * GROUP..).zip(one.iter().zip(&two)).filter(|(_, (one, two))| one != two) {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+            // Groups come nearly in order: what is dropped here lies behind what is kept, or nearly so.
+            if places.len() < LISTED {
+                places.push(index * CHUNK);
             }
         }
-        done.fetch_add(one.len() as u64 * CHUNK, Ordering::Relaxed);
-        Ok(())
+        Ok(one.len() as u64)
     })?;
     let root = |nodes: &Mutex<GroupNodes>, disk: &dyn ReadAt| {
         let nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -286,30 +247,31 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     })
 }
 
-/// Runs `work` over `items` on several threads; stops at the first error. `work` adds the bytes that it has done.
-fn sweep(
+/// Runs `work` over what `next` gives, on several threads; stops at the first error. `work` says how many chunks it has done.
+fn sweep<T>(
     phase: &'static str,
-    items: u64,
+    next: impl Fn() -> Option<T> + Sync,
     size: u64,
     events: &Events,
-    work: impl Fn(u64, &AtomicU64) -> Result<()> + Sync,
+    work: impl Fn(T) -> Result<u64> + Sync,
 ) -> Result<()> {
-    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let done = AtomicU64::new(0);
     let failure = Mutex::new(None);
     let stop = AtomicBool::new(false);
     let report = || {
-        let done = done.load(Ordering::Relaxed).min(size);
+        let done = (done.load(Ordering::Relaxed) * CHUNK).min(size);
         events.tell(Event::Progress { phase, done, total: size, sent: 0 });
     };
     let worker = || {
-        while !stop.load(Ordering::Relaxed) {
-            let item = next.fetch_add(1, Ordering::Relaxed);
-            if item >= items {
-                break;
-            }
-            if let Err(error) = work(item, &done) {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                stop.store(true, Ordering::Relaxed);
+        while !stop.load(Ordering::Relaxed)
+            && let Some(item) = next()
+        {
+            match work(item) {
+                Ok(chunks) => drop(done.fetch_add(chunks, Ordering::Relaxed)),
+                Err(error) => {
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    stop.store(true, Ordering::Relaxed);
+                }
             }
         }
     };

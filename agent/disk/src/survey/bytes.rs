@@ -1,12 +1,8 @@
 //! Looking for a byte that is not zero.
 
-use std::io;
-
-use nix::unistd::{Whence, lseek};
-
-use crate::end::{Geometry, ReadAt};
-use crate::error::{DiskError, Result};
-use crate::peek::Peek;
+use crate::end::ReadAt;
+use crate::error::Result;
+use crate::extents;
 
 const MIB: u64 = 1 << 20;
 /// How many samples are taken between head and tail, and how long each is.
@@ -50,34 +46,16 @@ fn samples(size: u64) -> Vec<(u64, u64)> {
     (0..SAMPLES).map(place).collect()
 }
 
-/// The first non-zero byte in a data extent of a file. Holes and preallocated space are not read.
-pub(super) fn in_extents(disk: &Peek) -> Result<Option<u64>> {
-    let mut at = 0;
-    loop {
-        let Some(start) = seek(disk, at, Whence::SeekData)? else {
-            return Ok(None);
-        };
-        let end = seek(disk, start, Whence::SeekHole)?.unwrap_or(disk.size());
-        if let Some(found) = first_byte(disk, start, end.min(disk.size()).saturating_sub(start))? {
-            return Ok(Some(found));
+/// The first non-zero byte of what is not known to be zero.
+pub(super) fn in_extents(disk: &dyn ReadAt) -> Result<Option<u64>> {
+    let mut found = None;
+    extents::walk(disk, |extent| {
+        if !extent.zero && found.is_none() {
+            found = first_byte(disk, extent.offset, extent.length)?;
         }
-        if end <= start {
-            return Ok(None);
-        }
-        at = end;
-    }
-}
-
-/// The next data or hole; `None` at the end. Filesystems without holes show one extent.
-fn seek(disk: &Peek, from: u64, whence: Whence) -> Result<Option<u64>> {
-    let offset = i64::try_from(from).unwrap_or(i64::MAX);
-    match lseek(disk.file(), offset, whence) {
-        Ok(found) => Ok(u64::try_from(found).ok()),
-        Err(nix::errno::Errno::ENXIO) => Ok(None),
-        Err(error) => {
-            Err(DiskError::io(&disk.identity().path, "looking for data", io::Error::from(error)).at(from))
-        }
-    }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn first_byte(disk: &dyn ReadAt, start: u64, length: u64) -> Result<Option<u64>> {

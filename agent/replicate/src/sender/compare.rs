@@ -81,7 +81,8 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
     let (open, unsaid) = (HashMap::new(), VecDeque::new());
     let mut pass = Compare { passes, number, disks, open, unsaid, read, fail, compared: 0, differing: 0 };
     let places = pass.disks.iter().enumerate();
-    let places: Vec<(u16, u64)> = places.map(|(index, disk)| (index as u16, disk.groups().count())).collect();
+    let places: Vec<(u16, u64)> =
+        places.map(|(index, disk)| (index as u16, disk.source.groups().count())).collect();
     let mut places = places.into_iter().flat_map(|(disk, groups)| (0..groups).map(move |g| (disk, g)));
     let mut next = places.next();
     let mut ended = false;
@@ -135,7 +136,7 @@ impl Compare<'_, '_> {
 
     /// Begins with a group: its node is known, or it is read.
     async fn begin(&mut self, place: Place) -> Result<()> {
-        let node = self.disk(place.0)?.groups().node(place.1);
+        let node = self.disk(place.0)?.source.groups().node(place.1);
         self.open.insert(place, Open::Asked(None));
         match node {
             Some(node) => {
@@ -150,7 +151,7 @@ impl Compare<'_, '_> {
     async fn read_group(&self, place: Place) -> Result<()> {
         let (disks, read) = (Arc::clone(&self.disks), self.read.clone());
         let job = move || {
-            let rows = disks[usize::from(place.0)].leaves(place.1);
+            let rows = disks[usize::from(place.0)].source.leaves(place.1);
             // The pass may be over; then nobody needs it.
             drop(read.blocking_send(rows.map(|rows| (place, Arc::new(rows)))));
         };
@@ -195,7 +196,7 @@ impl Compare<'_, '_> {
         let Some(Open::Asked(rows)) = self.open.remove(&place) else {
             bail!("an answer about a group that was not asked for");
         };
-        let count = self.disk(place.0)?.groups().chunks_of(place.1).1;
+        let count = self.disk(place.0)?.source.groups().chunks_of(place.1).1;
         self.compared += count;
         if equal {
             return Ok(());

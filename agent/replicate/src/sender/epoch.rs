@@ -26,10 +26,10 @@ use crate::stop::Stop;
 
 /// Threads that read, hash and compress.
 pub const THREADS: usize = 4;
-/// Chunks that one thread reads in a row: long enough for a disk that seeks.
-const RUN: u64 = 8;
 /// Compare passes that find differences before the target is called unreliable.
 const ROUNDS: u32 = 8;
+/// How long the receiver's reason is waited for when a stream has broken.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// How often progress is told.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -104,6 +104,10 @@ impl Sender {
                 Ok(()) => outbox.say(Message::Finish { facts: self.facts()? }).await?,
                 Err(error) => give_up(error, inbox, outbox).await,
             }
+            let outcome = match outcome {
+                Err(error) => Err(first_cause(error, inbox).await),
+                done => done,
+            };
             // The streams stay open until the receiver has heard the reason: their end would look like a lost link.
             // With them the threads end: none must go on reading for an epoch that is over.
             let report = match outcome {
@@ -139,6 +143,25 @@ impl Sender {
             Err(error) => return Err(error.context("waiting for Bye")),
         }
         Ok(report)
+    }
+}
+
+/// A receiver that ends an epoch hangs up its streams and says why. Its word may come after the broken stream was
+/// noticed, and is the better reason.
+async fn first_cause(error: anyhow::Error, inbox: &mut Inbox) -> anyhow::Error {
+    if is_final(&error) {
+        return error;
+    }
+    let said = timeout(LAST_WORD, async {
+        loop {
+            if let Err(said) = inbox.next().await {
+                return said;
+            }
+        }
+    });
+    match said.await {
+        Ok(said) if said.is::<PeerFault>() => said,
+        _ => error,
     }
 }
 
@@ -231,7 +254,7 @@ impl Passes<'_> {
                 return Err(Stop(text).into());
             }
         }
-        let ours = self.sender.disks.iter().map(SourceDisk::root).collect::<Result<Vec<_>>>()?;
+        let ours = self.sender.disks.iter().map(|disk| disk.source.root()).collect::<Result<Vec<_>>>()?;
         self.outbox.say(Message::Roots { roots: ours.clone() }).await?;
         match self.inbox.next().await? {
             Message::Roots { roots } if roots == ours => {}
@@ -257,7 +280,7 @@ impl Passes<'_> {
     /// Begins the next pass; its number.
     pub async fn start(&mut self, kind: PassKind) -> Result<u32> {
         self.number += 1;
-        self.disks().iter().for_each(|disk| disk.groups().begin_sweep());
+        self.disks().iter().for_each(|disk| disk.source.groups().begin_sweep());
         self.outbox.say(Message::StartPass { pass: self.number, kind }).await?;
         Ok(self.number)
     }
@@ -309,13 +332,13 @@ impl Passes<'_> {
             let mut chunks = 0;
             for (index, state) in states.iter().enumerate() {
                 let source = usize::from(state.source);
-                for extent in missing(disks[source].chunks(), &state.durable) {
-                    chunks += extent.count;
+                for run in disks[source].source.runs(done(disks[source].source.chunks(), &state.durable)) {
+                    chunks += run.extent().count;
                     let stamp = Stamp { epoch, pass, disk: index as u16 };
                     let (disks, frames) = (Arc::clone(&disks), frames.clone());
                     let (fail, working) = (fail.clone(), working.clone());
                     let job = move || {
-                        if let Err(error) = disks[source].produce(stamp, extent, &frames) {
+                        if let Err(error) = disks[source].produce(stamp, run, &frames) {
                             drop(fail.try_send(error));
                         }
                         drop(working);
@@ -349,23 +372,15 @@ fn tell(events: &Events, phase: &'static str, done: u64, total: u64, sent: u64) 
     events.tell(Event::Progress { phase, done, total, sent });
 }
 
-/// What is not durable of `chunks` chunks, in runs of at most [`RUN`]. One run at a time: a list of them all would be
-/// 32 MiB for 16 TiB.
-fn missing(chunks: u64, durable: &[Extent]) -> impl Iterator<Item = Extent> + Send + use<> {
+/// The receiver's extents as a set. They come from the peer: what lies outside the disk is no chunk of it.
+fn done(chunks: u64, durable: &[Extent]) -> ChunkSet {
     let mut set = ChunkSet::new(chunks);
     for extent in durable {
-        // Extents come from the peer: what lies outside the disk is no chunk of it.
         for index in extent.first..extent.first.saturating_add(extent.count).min(chunks) {
             set.insert(index);
         }
     }
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let first = (at..chunks).find(|index| !set.contains(*index))?;
-        let stop = (first..chunks.min(first + RUN)).find(|index| set.contains(*index));
-        at = stop.unwrap_or(chunks.min(first + RUN));
-        Some(Extent { first, count: at - first })
-    })
+    set
 }
 
 #[cfg(test)]
@@ -373,9 +388,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_not_durable_is_sent() {
-        let durable = [Extent { first: 2, count: 3 }, Extent { first: 19, count: u64::MAX }];
-        let runs: Vec<_> = missing(20, &durable).map(|e| (e.first, e.count)).collect();
-        assert_eq!(runs, [(0, 2), (5, 8), (13, 6)]);
+    fn what_the_receiver_claims_beyond_the_disk_is_nothing() {
+        let set = done(20, &[Extent { first: 2, count: 3 }, Extent { first: 19, count: u64::MAX }]);
+        assert_eq!(set.extents(9), [Extent { first: 2, count: 3 }, Extent { first: 19, count: 1 }]);
     }
 }

@@ -69,13 +69,8 @@ pub struct Sent {
 /// Gives one machine. Returns when the receiver has committed it. A lost link is tried again for ever, with growing
 /// pauses up to 30 s; what cannot get better by trying is an error.
 pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
-    let disks = Arc::new(
-        options
-            .disks
-            .iter()
-            .map(|end| SourceDisk::new(Arc::clone(end), options.bad_sectors))
-            .collect::<Vec<_>>(),
-    );
+    let disks = options.disks.iter().map(|end| SourceDisk::new(end, options.bad_sectors));
+    let disks = Arc::new(disks.collect::<Result<Vec<_>>>()?);
     let identity = TlsIdentity::generate()?;
     let sender = Sender {
         options,
@@ -115,7 +110,7 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
 impl Sender {
     /// What only this end knows, for the report.
     fn facts(&self) -> Result<Vec<u8>> {
-        let disks = self.disks.iter().map(SourceDisk::facts).collect();
+        let disks = self.disks.iter().map(|disk| disk.source.facts()).collect();
         let facts = SourceFacts { software: self.options.software.clone(), clock: clock(), disks };
         serde_json::to_vec(&facts).context("writing the facts of the source")
     }

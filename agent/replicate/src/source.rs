@@ -1,0 +1,289 @@
+//! A disk that is copied: what must be read of it, and what is known of what was read.
+//!
+//! Three things spare reading: bytes that the used map says carry nothing (they are zero in the replica), ranges that the end
+//! knows to be zero (holes of a file, an NBD server's word), and groups that were read before. What is read again must be
+//! what it was: a source that changes while it is copied gives a torn replica, and ends the copy.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use gantry_disk::{BadSectors, Careful, Geometry, ReadAt, extents};
+use gantry_wire::Extent;
+use gantry_wire::limits::{CHUNK, GROUP, LEAF, LEAVES_PER_CHUNK};
+use gantry_wire::tree::{self, Hash, Leaves};
+
+use crate::buffer::with_buffer;
+use crate::chunkset::ChunkSet;
+use crate::groups::GroupNodes;
+use crate::report::SourceDiskFacts;
+use crate::stop::Stop;
+
+/// Chunks that one thread reads in a row: long enough for a disk that seeks.
+const RUN: u64 = 8;
+/// Chunks that are zeroed in one go: a disk that cannot zero by itself takes seconds for them.
+const ZERO_RUN: u64 = 1024;
+
+/// Chunks one behind the other that are treated alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// To be read.
+    Data(Extent),
+    /// Known to be zero, without reading.
+    Zero(Extent),
+}
+
+impl Run {
+    /// Which chunks.
+    pub fn extent(self) -> Extent {
+        match self {
+            Self::Data(extent) | Self::Zero(extent) => extent,
+        }
+    }
+}
+
+/// A source disk.
+pub struct Source {
+    end: Careful,
+    /// Chunks that must be read.
+    data: ChunkSet,
+    groups: Mutex<GroupNodes>,
+}
+
+impl Source {
+    /// A disk of which nothing has been read.
+    ///
+    /// # Errors
+    /// When the end cannot say which of its ranges are zero.
+    pub fn new(end: Arc<dyn ReadAt>, bad_sectors: BadSectors) -> Result<Self> {
+        let mut data = ChunkSet::new(tree::chunks(end.size()));
+        extents::walk(&*end, |extent| {
+            if !extent.zero {
+                (extent.offset / CHUNK..extent.end().div_ceil(CHUNK)).for_each(|index| {
+                    data.insert(index);
+                });
+            }
+            Ok(())
+        })?;
+        let groups = GroupNodes::new(end.size()).into();
+        Ok(Self { end: Careful::new(end, bad_sectors), data, groups })
+    }
+
+    /// The end itself: size, sectors, names.
+    pub fn end(&self) -> &impl Geometry {
+        &self.end
+    }
+
+    /// Number of chunks.
+    pub fn chunks(&self) -> u64 {
+        tree::chunks(self.end.size())
+    }
+
+    /// What was read.
+    pub fn groups(&self) -> MutexGuard<'_, GroupNodes> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The root.
+    ///
+    /// # Errors
+    /// When not every group has been read.
+    pub fn root(&self) -> Result<Hash> {
+        let root = self.groups().root(self.end.sector_size().bytes());
+        root.with_context(|| format!("{} was not read as a whole", self.end.identity().path))
+    }
+
+    /// What only this end knows of it, for the report.
+    pub fn facts(&self) -> SourceDiskFacts {
+        let bad_sectors = self.end.given_up().into_iter().map(|range| (range.start, range.end - range.start));
+        SourceDiskFacts { path: self.end.identity().path.clone(), bad_sectors: bad_sectors.collect() }
+    }
+
+    /// The chunks that are not in `done`, in runs. One run at a time: a list of them all would be 32 MiB for 16 TiB.
+    pub fn runs(&self, done: ChunkSet) -> impl Iterator<Item = Run> + Send + use<'_> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let first = (at..self.chunks()).find(|index| !done.contains(*index))?;
+            let data = self.data.contains(first);
+            let most = self.chunks().min(first + if data { RUN } else { ZERO_RUN });
+            let other = |index: &u64| done.contains(*index) || self.data.contains(*index) != data;
+            at = (first..most).find(other).unwrap_or(most);
+            let extent = Extent { first, count: at - first };
+            Some(if data { Run::Data(extent) } else { Run::Zero(extent) })
+        })
+    }
+
+    /// Reads a chunk of a full pass, gives it to `work` with its node, and learns it.
+    pub fn read<T>(&self, index: u64, work: impl FnOnce(&[u8], Hash) -> Result<T>) -> Result<T> {
+        let length = self.groups().chunk_length(index);
+        let (node, done) = with_buffer(length, |bytes| -> Result<_> {
+            self.end.read_at(index * CHUNK, bytes)?;
+            let node = tree::chunk(bytes);
+            Ok((node, work(bytes, node)?))
+        })?;
+        let group = self.groups().add(index, node);
+        if let Some((group, node)) = group {
+            self.learn(group, node)?;
+        }
+        Ok(done)
+    }
+
+    /// Learns of chunks that need not be read.
+    pub fn learn_zero(&self, extent: Extent) -> Result<()> {
+        let mut index = extent.first;
+        while index < extent.first + extent.count {
+            let (first, count) = self.groups().chunks_of(index / GROUP);
+            if index == first && first + count <= extent.first + extent.count {
+                self.learn(index / GROUP, tree::zero_group())?;
+                index += count;
+                continue;
+            }
+            let group = self.groups().add(index, tree::zero_chunk());
+            if let Some((group, node)) = group {
+                self.learn(group, node)?;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// The leaves of a group's chunks; what is not known to be zero is read.
+    pub fn leaves(&self, group: u64) -> Result<Vec<Leaves>> {
+        let (first, count) = self.groups().chunks_of(group);
+        let leaves = |index: u64| {
+            if !self.data.contains(index) {
+                return Ok([tree::zero_leaf(); LEAVES_PER_CHUNK]);
+            }
+            let length = self.groups().chunk_length(index);
+            with_buffer(length, |bytes| {
+                self.end.read_at(index * CHUNK, bytes)?;
+                Ok(tree::leaves(bytes))
+            })
+        };
+        let rows = (first..first + count).map(leaves).collect::<Result<Vec<_>>>()?;
+        self.learn(group, tree::group(&rows.iter().map(tree::chunk_of).collect::<Vec<_>>()))?;
+        Ok(rows)
+    }
+
+    /// Reads ranges of a chunk, whole leaves, one behind the other into `bytes`; the chunk's leaves must be `known`.
+    pub fn read_again(
+        &self,
+        index: u64,
+        known: &Leaves,
+        ranges: &[Range<usize>],
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        let mut filled = 0;
+        for range in ranges {
+            let part = &mut bytes[filled..filled + range.len()];
+            filled += range.len();
+            let start = index * CHUNK + range.start as u64;
+            self.end.read_at(start, part)?;
+            for (i, leaf) in part.chunks(LEAF).enumerate() {
+                let (known, at) = (known[range.start / LEAF + i], start + (i * LEAF) as u64);
+                self.must_be(known, tree::leaves(leaf)[0], at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A group's node is known now: it must be what it was.
+    fn learn(&self, group: u64, node: Hash) -> Result<()> {
+        let known = {
+            let mut groups = self.groups();
+            let known = groups.node(group);
+            groups.set(group, node);
+            known
+        };
+        self.must_be(known.unwrap_or(node), node, group * GROUP * CHUNK)
+    }
+
+    fn must_be(&self, known: Hash, now: Hash, byte: u64) -> Result<()> {
+        if known == now {
+            return Ok(());
+        }
+        let disk = &self.end.identity().path;
+        let text = format!("{disk}: the source changed while it was being copied, at or behind byte {byte}");
+        Err(Stop(text).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_disk::{ImageFile, WriteAt};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn source(size: u64, data: &[u64]) -> (tempfile::TempDir, Source) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let image = ImageFile::create(&dir.path().join("source"), size).unwrap();
+        data.iter().for_each(|at| image.write_at(*at, &[7; 4096]).unwrap());
+        (dir, Source::new(Arc::new(image), BadSectors::Stop).unwrap())
+    }
+
+    fn of(runs: impl Iterator<Item = Run>) -> Vec<(bool, u64, u64)> {
+        runs.map(|run| (matches!(run, Run::Data(_)), run.extent().first, run.extent().count)).collect()
+    }
+
+    #[test]
+    fn runs_leave_out_what_is_done_and_tell_data_from_zeroes() {
+        let data: Vec<u64> = (2..13).map(|index| index * MIB).collect();
+        let (_dir, source) = source(3000 * MIB, &data);
+        let mut done = ChunkSet::new(3000);
+        assert!(done.insert(5) && done.insert(20));
+        assert_eq!(
+            of(source.runs(done)),
+            [
+                (false, 0, 2),
+                (true, 2, 3),
+                (true, 6, 7),
+                (false, 13, 7),
+                (false, 21, 1024),
+                (false, 1045, 1024),
+                (false, 2069, 931)
+            ]
+        );
+    }
+
+    #[test]
+    fn zeroes_that_are_known_give_the_root_that_reading_gives() {
+        let (_dir, sparse) = source(200 * MIB + 512, &[70 * MIB, 140 * MIB]);
+        let none = ChunkSet::new(201);
+        for run in sparse.runs(none) {
+            match run {
+                Run::Zero(extent) => sparse.learn_zero(extent).unwrap(),
+                Run::Data(Extent { first, count }) => {
+                    (first..first + count).for_each(|index| sparse.read(index, |_, _| Ok(())).unwrap());
+                }
+            }
+        }
+        let (dir, read) = source(200 * MIB + 512, &[70 * MIB, 140 * MIB]);
+        let groups = read.groups().count();
+        (0..groups).for_each(|group| drop(read.leaves(group).unwrap()));
+        assert_eq!(sparse.root().unwrap(), read.root().unwrap());
+        let by_bytes = std::fs::read(dir.path().join("source")).unwrap();
+        let mut plain = GroupNodes::new(by_bytes.len() as u64);
+        for (group, bytes) in by_bytes.chunks((GROUP * CHUNK) as usize).enumerate() {
+            let nodes: Vec<Hash> = bytes.chunks(CHUNK as usize).map(tree::chunk).collect();
+            plain.set(group as u64, tree::group(&nodes));
+        }
+        assert_eq!(plain.root(512).unwrap(), read.root().unwrap());
+    }
+
+    #[test]
+    fn a_source_that_changes_is_noticed_by_group_and_by_leaf() {
+        let (dir, source) = source(80 * MIB, &[3 * MIB, 70 * MIB]);
+        let rows = source.leaves(0).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("source")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1], 3 * MIB + 65536 + 5).unwrap();
+        let mut leaf = vec![0; LEAF];
+        source.read_again(3, &rows[3], std::slice::from_ref(&(0..LEAF)), &mut leaf).unwrap();
+        let other = LEAF..2 * LEAF;
+        let error = source.read_again(3, &rows[3], std::slice::from_ref(&other), &mut leaf).unwrap_err();
+        assert!(error.to_string().contains("at or behind byte 3211264"), "{error}");
+        let error = source.leaves(0).unwrap_err();
+        assert!(error.to_string().contains("changed while it was being copied"), "{error}");
+    }
+}
