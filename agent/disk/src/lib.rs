@@ -1,7 +1,7 @@
 //! Disk ends and what lies on them.
 //!
-//! A *disk end* is anything a replication can read from or write to: a block device, a raw image file, later an
-//! NBD server. [`end`] names the small traits; [`block`] and [`mod@file`] are ends. The rest of the crate answers
+//! A *disk end* is anything a replication can read from or write to: a block device, a raw image file, an export of
+//! an NBD server. [`end`] names the small traits; [`block`], [`mod@file`] and [`nbd`] are ends. The rest of the crate answers
 //! questions about disks without touching their content: which disks this machine has, what they carry, whether
 //! they are in use, how a partition table reads and what it looks like after the disk has grown.
 
@@ -19,6 +19,7 @@ pub mod label;
 pub mod loops;
 pub mod machine;
 pub mod mark;
+pub mod nbd;
 pub mod peek;
 pub mod relation;
 pub mod roots;
@@ -36,3 +37,4 @@ pub use end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 pub use error::{DiskError, ErrorKind, Result};
 pub use extents::Extent;
 pub use file::ImageFile;
+pub use nbd::NbdDisk;
