@@ -35,24 +35,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// nbdkit in the foreground on `folder/socket`.
-    pub fn nbdkit(folder: &Path, arguments: &[&str]) -> Self {
-        let (socket, pid) = (folder.join("socket"), folder.join("pid"));
-        for old in [&socket, &pid] {
-            // Left by one that was killed.
-            let _ = std::fs::remove_file(old);
-        }
-        let mut command = Command::new("nbdkit");
-        command.args(["--foreground", "--unix"]).arg(&socket).arg("--pidfile").arg(&pid).args(arguments);
+    /// A server that makes `socket` when it listens.
+    pub fn start(command: &mut Command, socket: &Path) -> Self {
+        // Left by one that was killed.
+        let _ = std::fs::remove_file(socket);
         let child = command.stdout(Stdio::null()).spawn();
-        let child = child.unwrap_or_else(|error| panic!("nbdkit is needed (scripts/setup): {error}"));
-        let mut server = Self { child, socket };
-        // Written when it listens.
-        until("nbdkit listens", || {
-            assert!(server.child.try_wait().unwrap().is_none(), "nbdkit ends at once: {arguments:?}");
-            pid.exists()
+        let child = child.unwrap_or_else(|error| panic!("{command:?} is needed (scripts/setup): {error}"));
+        let mut server = Self { child, socket: socket.to_owned() };
+        until("the server listens", || {
+            assert!(server.child.try_wait().unwrap().is_none(), "it ends at once: {command:?}");
+            std::os::unix::net::UnixStream::connect(socket).is_ok()
         });
         server
+    }
+
+    /// nbdkit in the foreground on `folder/socket`.
+    pub fn nbdkit(folder: &Path, arguments: &[&str]) -> Self {
+        let socket = folder.join("socket");
+        let mut command = Command::new("nbdkit");
+        command.args(["--foreground", "--unix"]).arg(&socket).args(arguments);
+        Self::start(&mut command, &socket)
     }
 
     /// Its default export.
