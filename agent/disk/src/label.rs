@@ -99,7 +99,15 @@ impl Label {
         let mut bytes = vec![0; sector.max(512)];
         bytes[..BOOT_CODE.len()].copy_from_slice(&BOOT_CODE);
         bytes[BOOT_CODE.len()..BOOT_CODE.len() + BOOT_TEXT.len()].copy_from_slice(BOOT_TEXT);
-        let mut record = Vec::with_capacity(RECORD_BODY);
+        let record = self.record();
+        bytes[RECORD..RECORD + record.len()].copy_from_slice(&record);
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+        bytes
+    }
+
+    /// The commit record alone: all but the map, with its checksum.
+    pub(crate) fn record(&self) -> Vec<u8> {
+        let mut record = Vec::with_capacity(RECORD_BODY + 32);
         record.extend_from_slice(MAGIC);
         record.extend_from_slice(&[self.stage.tag(), self.disk, self.disks, 0]);
         record.extend_from_slice(&self.session);
@@ -109,9 +117,7 @@ impl Label {
         record.extend_from_slice(&self.sector_size.to_le_bytes());
         let checksum = blake3::hash(&record);
         record.extend_from_slice(checksum.as_bytes());
-        bytes[RECORD..RECORD + record.len()].copy_from_slice(&record);
-        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
-        bytes
+        record
     }
 
     /// The rest of the head: the disk map at byte 4096 of the disk. Cut maps are dropped whole.
@@ -131,7 +137,13 @@ impl Label {
 
 /// Reads the label from the first MiB of a disk; at least its first 512 bytes are needed.
 pub fn parse(head: &[u8]) -> Option<Label> {
-    let record = head.get(RECORD..RECORD + RECORD_BODY + 32)?;
+    let label = parse_record(head.get(RECORD..)?)?;
+    Some(Label { map: parse_map(head).unwrap_or_default(), ..label })
+}
+
+/// Reads a commit record at the start of `bytes`; the map is left empty.
+pub(crate) fn parse_record(bytes: &[u8]) -> Option<Label> {
+    let record = bytes.get(..RECORD_BODY + 32)?;
     let (body, checksum) = record.split_at(RECORD_BODY);
     if !body.starts_with(MAGIC) || blake3::hash(body).as_bytes() != checksum {
         return None;
@@ -146,7 +158,7 @@ pub fn parse(head: &[u8]) -> Option<Label> {
         epoch: u64_at(36)?,
         source_size: u64_at(44)?,
         sector_size: u32::from_le_bytes(body[52..56].try_into().ok()?),
-        map: parse_map(head).unwrap_or_default(),
+        map: String::new(),
     })
 }
 

@@ -23,6 +23,7 @@ pub mod machine;
 pub mod mark;
 pub mod nbd;
 pub mod peek;
+pub mod pending;
 pub mod relation;
 pub mod roots;
 pub mod size;

@@ -5,6 +5,8 @@
 //! fifteen years starts the first partition and behind all that a boot loader embeds there (GRUB's core image has some
 //! 60 to 100 KiB). It is written only where nobody's bytes are: outside all partitions, over zeros or an older mark.
 //!
+//! It is the last thing that is written to the disk, when LBA 0 is final ([`crate::pending`]): a disk with a mark starts.
+//!
 //! It ends: `day1` and `day2` are the only dates on which it counts, and on `day2` only before `hour` (by the machine's own
 //! clock in UTC, which is all that GRUB has). So it lives a day at most, at least 23 hours. A clock that jumps can end it
 //! early, and can revive it only on the same two dates.
@@ -129,17 +131,19 @@ impl Mark {
 /// # Errors
 /// The place is not free; `head` is then unchanged.
 pub fn place(head: &mut [u8], sector: SectorSize, mark: &Mark) -> Result<(), Reason> {
-    if head.len() < OFFSET + LENGTH {
-        return Err(Reason::ShortHead);
-    }
-    free::check(head, sector)?;
-    let place = &mut head[OFFSET..OFFSET + LENGTH];
-    let taken = place.iter().position(|&byte| byte != 0);
-    if let (Some(at), None) = (taken, Mark::decode(place)) {
-        return Err(Reason::NotZero(OFFSET + at));
-    }
-    place.copy_from_slice(&mark.encode());
+    free_place(head, sector)?;
+    head[OFFSET..OFFSET + LENGTH].copy_from_slice(&mark.encode());
     Ok(())
+}
+
+/// Whether the place is nobody's: there in `head`, outside all partitions, and zero or a mark.
+pub(crate) fn free_place(head: &[u8], sector: SectorSize) -> Result<(), Reason> {
+    let place = head.get(OFFSET..OFFSET + LENGTH).ok_or(Reason::ShortHead)?;
+    free::check(head, sector)?;
+    match place.iter().position(|&byte| byte != 0) {
+        Some(at) if Mark::decode(place).is_none() => Err(Reason::NotZero(OFFSET + at)),
+        _ => Ok(()),
+    }
 }
 
 /// The mark in `head`, if there is one, live or not.

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::blkid::{Area, Probe, probe_area, signatures};
 use crate::end::{Geometry, Identity, ReadAt};
 use crate::error::{DiskError, ErrorKind, Result};
-use crate::label::{self, HEAD, LabelStage};
+use crate::label::{HEAD, LabelStage};
 use crate::peek::Peek;
+use crate::pending::Trace;
 use crate::size::human;
 use crate::table::{self, Kind, Table, type_name};
 
@@ -166,7 +167,8 @@ fn label_of(disk: &dyn ReadAt) -> Result<Option<Finding>> {
     let length = disk.size().min(HEAD as u64);
     let mut head = vec![0; usize::try_from(length).unwrap_or(0)];
     disk.read_at(0, &mut head)?;
-    Ok(label::parse(&head).map(|label| Finding::Label {
+    let trace = Trace::read(&head);
+    Ok(trace.as_ref().map(Trace::label).map(|label| Finding::Label {
         session: label.session.iter().map(|byte| format!("{byte:02x}")).collect(),
         stage: match label.stage {
             LabelStage::Receiving => "receiving",

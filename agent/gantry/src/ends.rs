@@ -9,11 +9,12 @@ use gantry_disk::label::{HEAD, parse};
 use gantry_disk::machine::smbios_uuid;
 use gantry_disk::mark::{self, Mark};
 use gantry_disk::peek::Peek;
+use gantry_disk::pending::Trace;
 use gantry_disk::roots::Roots;
 use gantry_disk::survey::survey;
 use gantry_disk::usage::{Use, free_or_why, in_use, refusal};
 use gantry_disk::{BlockDevice, ErrorKind, Geometry, Identity, ImageFile, ReadAt};
-use gantry_replicate::receiver::{TargetDisk, disk_info};
+use gantry_replicate::receiver::TargetDisk;
 use gantry_wire::code::{job, job_tag};
 use gantry_wire::{Code, DiskInfo};
 
@@ -62,12 +63,16 @@ pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<Ta
             select(&inventory.disks, name).context(option)?;
         }
     }
+    let taken = choose(&inventory.disks, names)?.into_iter().map(|chosen| match chosen {
+        Chosen::File(path) => take_file(&path, rule),
+        Chosen::Disk(disk) => take_disk(&roots, disk, rule),
+    });
+    let taken = taken.collect::<Result<Vec<_>>>()?;
+    let traces = taken.iter().map(|taken| trace(&taken.target)).collect::<Result<Vec<_>>>()?;
     let mut targets = Vec::new();
-    for chosen in choose(&inventory.disks, names)? {
-        targets.push(match chosen {
-            Chosen::File(path) => file_target(&path, rule, code)?,
-            Chosen::Disk(disk) => disk_target(&roots, disk, rule, code)?,
-        });
+    for (taken, trace) in taken.into_iter().zip(&traces) {
+        let ours = trace.as_ref().is_some_and(|trace| trace.may_be_taken_up(&job(code), &traces));
+        targets.push(if ours { taken.target } else { taken.unless_forbidden(rule)? });
     }
     if targets.is_empty() {
         bail!(
@@ -116,86 +121,90 @@ fn head_of(path: &Path) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Why the erase rule forbids this disk, if it does.
-fn forbidden(
-    path: &Path,
-    identity: &Identity,
-    size: u64,
-    named: bool,
-    rule: &EraseRule,
-    code: &Code,
-) -> Result<Option<String>> {
-    if parse(&head_of(path)?).is_some_and(|label| label.job == job(code)) {
-        return Ok(None);
-    }
-    let found = survey(path)?;
-    if found.blank {
-        return Ok(None);
-    }
-    if named && rule.blank_only {
-        return Ok(Some(
-            "carries something, and a code from the kernel line is only for blank disks".to_owned(),
-        ));
-    }
-    if named {
-        let findings: String = found.findings.iter().map(|finding| format!("\n  {finding}")).collect();
-        eprintln!("disk {}: may be overwritten although it carries:{findings}", identity.path);
-        return Ok(None);
-    }
-    Ok(Some(found.refusal(identity, size).operation))
+/// What the disk says of a session that did not end.
+fn trace(target: &TargetDisk) -> Result<Option<Trace>> {
+    let Some(end) = &target.end else { return Ok(None) };
+    let mut head = vec![0; HEAD.min(end.size() as usize)];
+    end.read_at(0, &mut head)?;
+    Ok(Trace::read(&head))
 }
 
-/// The file is locked before it is looked at, and let go when it is refused: what was found stays true.
-fn file_target(path: &Path, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
+/// A target that nobody else can take any more. It is taken before it is looked at, and let go when it is refused: from the
+/// first question on nobody can mount it, build on it or write to it, and what was found stays true.
+struct Taken {
+    target: TargetDisk,
+    /// It may be overwritten whatever it carries.
+    named: bool,
+}
+
+impl Taken {
+    /// The target, refused if the erase rule forbids it.
+    fn unless_forbidden(self, rule: &EraseRule) -> Result<TargetDisk> {
+        let Some(end) = &self.target.end else { return Ok(self.target) };
+        let identity = end.identity();
+        let found = survey(Path::new(&identity.path))?;
+        if found.blank {
+            return Ok(self.target);
+        }
+        if self.named && rule.blank_only {
+            let why = "carries something, and a code from the kernel line is only for blank disks";
+            return Ok(refused(self.target.info, why.to_owned()));
+        }
+        if self.named {
+            let findings: String = found.findings.iter().map(|finding| format!("\n  {finding}")).collect();
+            eprintln!("disk {}: may be overwritten although it carries:{findings}", identity.path);
+            return Ok(self.target);
+        }
+        let why = found.refusal(identity, end.size()).operation;
+        Ok(refused(self.target.info, why))
+    }
+}
+
+fn take_file(path: &Path, rule: &EraseRule) -> Result<Taken> {
     let end = ImageFile::open_target(path)?;
     let same = |name: &String| {
         std::fs::canonicalize(name).is_ok_and(|named| path.canonicalize().is_ok_and(|p| p == named))
     };
     let base = rule.base.iter().any(same);
-    let named = base || rule.erase.iter().any(same);
-    match forbidden(path, end.identity(), end.size(), named, rule, code)? {
-        Some(why) => Ok(refused(disk_info(&end), why)),
-        None => Ok(TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) }),
-    }
+    let target = TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) };
+    Ok(Taken { target, named: base || rule.erase.iter().any(same) })
 }
 
-/// The disk is taken exclusively before it is looked at, and let go when it is refused: from the first question on nobody
-/// can mount it or build on it.
-fn disk_target(roots: &Roots, disk: &Disk, rule: &EraseRule, code: &Code) -> Result<TargetDisk> {
+fn take_disk(roots: &Roots, disk: &Disk, rule: &EraseRule) -> Result<Taken> {
     let path = PathBuf::from(&disk.identity.path);
-    let info = DiskInfo {
-        path: disk.identity.path.clone(),
-        serial: disk.identity.serial.clone(),
-        model: disk.identity.model.clone(),
-        size: disk.size,
-        sector_size: disk.sector.bytes(),
-        refusal: String::new(),
+    let refuse = |why: String| {
+        let info = DiskInfo {
+            path: disk.identity.path.clone(),
+            serial: disk.identity.serial.clone(),
+            model: disk.identity.model.clone(),
+            size: disk.size,
+            sector_size: disk.sector.bytes(),
+            refusal: String::new(),
+        };
+        Ok(Taken { target: refused(info, why), named: false })
     };
     // Sources are set read-only, and stay so when a sender is started again; a target must be writable.
     if disk.read_only {
-        return Ok(refused(info, "is read-only".to_owned()));
+        return refuse("is read-only".to_owned());
     }
     let taken = BlockDevice::open_target(&path, disk.identity.clone());
     // Asked for even if the disk could be taken: a loop device claims nothing.
     let mut uses = in_use(roots, disk)?;
     let end = match taken {
         Ok(end) if uses.is_empty() => end,
-        Ok(_) => return Ok(refused(info, refusal(disk, &uses).operation)),
+        Ok(_) => return refuse(refusal(disk, &uses).operation),
         Err(error) if error.kind == ErrorKind::InUse => {
             if uses.is_empty() {
                 uses.push(Use::Claimed { device: disk.identity.path.clone() });
             }
-            return Ok(refused(info, refusal(disk, &uses).operation));
+            return refuse(refusal(disk, &uses).operation);
         }
         Err(error) => return Err(error.into()),
     };
     let called = |names: &[String]| names.iter().any(|name| is_called(disk, name));
     let base = called(&rule.base);
-    let named = base || called(&rule.erase);
-    match forbidden(&path, &disk.identity, disk.size, named, rule, code)? {
-        Some(why) => Ok(refused(info, why)),
-        None => Ok(TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) }),
-    }
+    let target = TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) };
+    Ok(Taken { target, named: base || called(&rule.erase) })
 }
 
 fn refused(info: DiskInfo, refusal: String) -> TargetDisk {

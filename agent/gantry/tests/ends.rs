@@ -4,6 +4,7 @@
 mod scratch;
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use scratch::*;
@@ -138,6 +139,49 @@ fn a_target_that_is_refused_is_let_go_and_unchanged() {
     }
     let after = (fs::read(&target).unwrap(), fs::metadata(&target).unwrap().modified().unwrap());
     assert!(before == after, "the bytes, or the time of the last write, have changed");
+}
+
+/// Two disks as a receiver leaves them that dies between the last writes of a commit: the boot disk still has its label, the
+/// other one is finished.
+#[test]
+fn a_finished_disk_of_an_unfinished_session_is_taken_up_again() {
+    use gantry_disk::label::{Label, LabelStage};
+    let scratch = Scratch::new();
+    let code = gantry_wire::Code::from_random([9; 10]);
+    let (code_file, other_file) = (scratch.path("code"), scratch.path("other"));
+    fs::write(&code_file, code.reveal()).unwrap();
+    fs::write(&other_file, gantry_wire::Code::from_random([8; 10]).reveal()).unwrap();
+    let label = |disk| Label {
+        session: [7; 16],
+        job: gantry_wire::code::job(&code),
+        stage: LabelStage::Committing,
+        epoch: 1,
+        disk,
+        disks: 2,
+        source_size: 9 << 20,
+        sector_size: 512,
+        map: String::new(),
+    };
+    let (boot, finished) = (scratch.path("boot"), scratch.old_disk(9 * MIB));
+    let mut bytes = vec![0; 9 * MIB];
+    bytes[..512].copy_from_slice(&label(0).sector_0(512));
+    fs::write(&boot, &bytes).unwrap();
+    let mut bytes = fs::read(&finished).unwrap();
+    assert!(gantry_disk::pending::put(&mut bytes[..MIB], gantry_disk::SectorSize::B512, &label(1)));
+    fs::write(&finished, &bytes).unwrap();
+
+    let receive = |file: &Path, disks: &[&Path]| {
+        let file = file.display().to_string();
+        let running = Running::start(&["receive", "--listen", "127.0.0.1:0", "--code-file", &file], disks);
+        disks.iter().map(|_| running.wait_for("disk /")).collect::<Vec<_>>()
+    };
+    let taken = receive(&code_file, &[&boot, &finished]);
+    assert!(taken.iter().all(|line| line.contains("may take a replica")), "{taken:?}");
+    let alone = receive(&code_file, &[&finished]);
+    assert!(alone[0].contains("refused, because it is not blank"), "without its boot disk: {alone:?}");
+    let other = receive(&other_file, &[&boot, &finished]);
+    assert!(other.iter().all(|line| line.contains("not blank")), "another code: {other:?}");
+    assert!(fs::read(&finished).unwrap() == bytes);
 }
 
 #[test]

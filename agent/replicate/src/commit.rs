@@ -1,13 +1,16 @@
 //! The end of a session: transforms, repair, and the heads.
 //!
-//! Order matters, because power may fail at any line (law 3): tails, then heads without LBA 0, flush, read back; then
-//! LBA 0 of each disk alone, flushed and read back, the boot disk (the first) last. Until its LBA 0 is written a disk
-//! says "unfinished replica" and nothing boots from it.
+//! Order matters, because power may fail at any line (law 3): tails, then heads without LBA 0 but with the pending record
+//! ([`gantry_disk::pending`]), flush, read back; then LBA 0 of each disk alone, flushed and read back, the boot disk (the
+//! first) last; then, the boot disk first, what belongs in the record's place: the boot disk's mark. Until its LBA 0 is
+//! written a disk says "unfinished replica" and nothing boots from it; until the record is gone a receiver that was started
+//! again knows the disk; and no mark is there before the disk that it marks can be started.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::{Label, LabelStage};
+use gantry_disk::pending::{PLACE, put};
 use gantry_disk::{Geometry, SectorSize};
 use gantry_wire::Stage;
 
@@ -62,49 +65,82 @@ pub fn finish(
         replica.set_pieces(disk.pieces)?;
     }
     tell(Stage::Committing, "writing heads");
-    relabel(replicas, labels, LabelStage::Committing)?;
+    let labels = relabel(replicas, labels, LabelStage::Committing)?;
     let began = Instant::now();
-    commit(replicas).context("committing")?;
+    commit(replicas, &labels).context("committing")?;
     report.phase("commit", began);
     Ok(())
 }
 
-fn relabel(replicas: &[&Replica], labels: &[Label], stage: LabelStage) -> Result<()> {
-    for (replica, label) in replicas.iter().zip(labels) {
-        replica.relabel(&Label { stage, ..label.clone() })?;
+fn relabel(replicas: &[&Replica], labels: &[Label], stage: LabelStage) -> Result<Vec<Label>> {
+    let relabel = |(replica, label): (&&Replica, &Label)| {
+        let label = Label { stage, ..label.clone() };
+        replica.relabel(&label)?;
+        Ok(label)
+    };
+    replicas.iter().zip(labels).map(relabel).collect()
+}
+
+/// What is written to one disk, in the order of the module's head.
+struct Planned {
+    /// Everything held but LBA 0, with the pending record where it has a place.
+    around: Pieces,
+    /// LBA 0.
+    sector_0: Vec<u8>,
+    /// What belongs where the pending record is; `None`: it had no place.
+    place: Option<Vec<u8>>,
+}
+
+impl Planned {
+    fn new(replica: &Replica, label: &Label) -> Self {
+        let mut planned = Self { around: Vec::new(), sector_0: Vec::new(), place: None };
+        for (offset, mut bytes) in replica.pieces().into_iter().rev() {
+            if offset > 0 {
+                planned.around.push((offset, bytes));
+                continue;
+            }
+            let place = bytes.get(PLACE).map(<[u8]>::to_vec);
+            planned.place = place.filter(|_| put(&mut bytes[..PLACE.end], replica.sector_size(), label));
+            let sector = bytes.len().min(replica.sector_size().bytes() as usize);
+            let rest = bytes.split_off(sector);
+            planned.around.push((sector as u64, rest));
+            planned.sector_0 = bytes;
+        }
+        planned
+    }
+}
+
+/// Writes everything that was held, in the order that the module's head explains.
+fn commit(replicas: &[&Replica], labels: &[Label]) -> Result<()> {
+    let planned: Vec<_> =
+        replicas.iter().zip(labels).map(|(replica, label)| Planned::new(replica, label)).collect();
+    for (replica, planned) in replicas.iter().zip(&planned) {
+        for (offset, bytes) in &planned.around {
+            replica.end().write_at(*offset, bytes)?;
+        }
+        replica.end().flush()?;
+    }
+    for (replica, planned) in replicas.iter().zip(&planned) {
+        for (offset, bytes) in &planned.around {
+            read_back(replica, *offset, bytes)?;
+        }
+    }
+    for (replica, planned) in replicas.iter().zip(&planned).rev() {
+        put_down(replica, 0, &planned.sector_0)?;
+    }
+    for (replica, planned) in replicas.iter().zip(&planned) {
+        if let Some(bytes) = &planned.place {
+            put_down(replica, PLACE.start as u64, bytes)?;
+        }
     }
     Ok(())
 }
 
-/// Writes everything that was held, in the order that the module's head explains.
-pub fn commit(replicas: &[&Replica]) -> Result<()> {
-    let mut sectors_0 = Vec::new();
-    for replica in replicas {
-        let sector = replica.sector_size().bytes() as usize;
-        for (offset, bytes) in replica.pieces().into_iter().rev() {
-            if offset > 0 {
-                replica.end().write_at(offset, &bytes)?;
-            } else {
-                let (sector_0, rest) = bytes.split_at(sector.min(bytes.len()));
-                replica.end().write_at(sector as u64, rest)?;
-                sectors_0.push(sector_0.to_vec());
-            }
-        }
-        replica.end().flush()?;
-    }
-    for replica in replicas {
-        let sector = u64::from(replica.sector_size().bytes());
-        for (offset, bytes) in replica.pieces() {
-            let skip = if offset == 0 { sector.min(bytes.len() as u64) } else { 0 };
-            read_back(replica, offset + skip, &bytes[skip as usize..])?;
-        }
-    }
-    for (replica, sector_0) in replicas.iter().zip(&sectors_0).rev() {
-        replica.end().write_at(0, sector_0)?;
-        replica.end().flush()?;
-        read_back(replica, 0, sector_0)?;
-    }
-    Ok(())
+/// One write that counts alone.
+fn put_down(replica: &Replica, offset: u64, bytes: &[u8]) -> Result<()> {
+    replica.end().write_at(offset, bytes)?;
+    replica.end().flush()?;
+    read_back(replica, offset, bytes)
 }
 
 fn read_back(replica: &Replica, offset: u64, planned: &[u8]) -> Result<()> {

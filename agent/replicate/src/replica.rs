@@ -87,17 +87,17 @@ impl Replica {
         self.relabel(label)
     }
 
-    /// Takes a disk up again that carries a label of this session: whatever a commit that was broken off may have
-    /// written around it (tables, a mark) goes, the label stands all the time.
-    pub fn blank_around_label(&self, label: &Label) -> Result<()> {
+    /// Takes a disk of this session up again, which its label or its pending record names: whatever a commit that was broken
+    /// off has written goes. The label comes first and stays, so that the disk is never without a name and never boots.
+    pub fn take_up(&self, label: &Label) -> Result<()> {
+        self.relabel(label)?;
         let sector = u64::from(self.end.sector_size().bytes());
         for piece in &self.pieces {
             let skip = if piece.offset == 0 { sector.min(piece.length) } else { 0 };
             self.end.zero_at(piece.offset + skip, piece.length - skip)?;
         }
         self.end.write_at(Label::MAP_OFFSET, &label.map_block())?;
-        self.end.flush()?;
-        self.relabel(label)
+        self.end.flush()
     }
 
     /// Rewrites the commit record: one sector, then a flush.

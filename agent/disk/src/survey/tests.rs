@@ -111,7 +111,7 @@ fn devices_are_sampled() {
 
 #[test]
 fn the_label_of_a_session_is_named() {
-    let label = label::Label {
+    let label = crate::label::Label {
         session: [0xab; 16],
         job: [0; 8],
         stage: LabelStage::Receiving,

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use gantry_disk::label::{HEAD, Label, LabelStage, parse};
+use gantry_disk::label::{HEAD, Label, LabelStage};
+use gantry_disk::pending::Trace;
 use gantry_disk::{Geometry, SectorSize, WriteAt};
 use gantry_wire::limits::{CHUNK, EXTENTS};
 use gantry_wire::message::DiskState;
@@ -34,11 +35,11 @@ impl TargetDisk {
         Self { info: disk_info(&*end), end: Some(end), base: false }
     }
 
-    /// The label of an unfinished replica on it, if there is one.
+    /// The label of an unfinished replica on it, or of a finished one whose session is not, if there is one.
     fn label(end: &dyn WriteAt) -> Result<Option<Label>> {
         let mut head = vec![0; HEAD.min(end.size() as usize)];
         end.read_at(0, &mut head).context("looking for a label")?;
-        Ok(parse(&head))
+        Ok(Trace::read(&head).map(|trace| trace.label().clone()))
     }
 }
 
@@ -147,8 +148,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts a session on the assigned disks, or takes it up where their labels say that this job has written.
-    /// The disks are blanked and labelled; a disk of this very job is only relabelled.
+    /// Starts a session on the assigned disks, or takes it up where their labels or pending records say that this job has
+    /// written. The disks are blanked and labelled; those of a session that is taken up keep what lies between head and tail.
     pub fn begin(
         id: [u8; 16],
         job: [u8; 8],
@@ -196,10 +197,11 @@ impl Session {
             report: Report::default(),
         };
         session.epoch += 1;
+        // The boot disk, which is the first, before all others: it must not start when these are not whole any more.
         for (index, disk) in session.disks.iter().enumerate() {
             let label = session.label(index, LabelStage::Receiving);
             match resumed {
-                true => disk.replica.blank_around_label(&label)?,
+                true => disk.replica.take_up(&label)?,
                 false => disk.replica.blank_and_label(&label)?,
             }
             if resumed || targets[usize::from(disk.target)].base {
