@@ -14,6 +14,7 @@ pub mod buffer;
 pub mod chunkset;
 pub mod commit;
 pub mod event;
+mod fit;
 pub mod groups;
 pub mod link;
 pub mod local;

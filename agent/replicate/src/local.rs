@@ -61,6 +61,7 @@ pub fn copy(
         map: serde_json::json!({ "source": source.identity().path }).to_string(),
     };
     let source = &Source::new(source, options.bad_sectors)?;
+    source.check_fit(replica.end().size())?;
     replica.blank_and_label(&label)?;
     let mut report = Report { version: 1, software: options.software.clone(), ..Report::default() };
     report.boot = "not proven".to_owned();

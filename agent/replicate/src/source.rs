@@ -15,6 +15,7 @@ use gantry_wire::tree::{self, Hash, Leaves};
 
 use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
+use crate::fit::check_fit;
 use crate::groups::GroupNodes;
 use crate::report::SourceDiskFacts;
 use crate::stop::Stop;
@@ -72,6 +73,11 @@ impl Source {
     /// The end itself: size, sectors, names.
     pub fn end(&self) -> &impl Geometry {
         &self.end
+    }
+
+    /// Whether its partition table can be moved to a target of `target_size` bytes: see [`check_fit`].
+    pub fn check_fit(&self, target_size: u64) -> gantry_disk::Result<()> {
+        check_fit(&self.end, target_size)
     }
 
     /// Number of chunks.

@@ -14,7 +14,9 @@ use std::time::Duration;
 use gantry_disk::label::HEAD;
 use gantry_disk::mark::{self, Mark, Moment};
 use gantry_disk::pending::{PLACE, Trace};
-use gantry_disk::{DiskError, Geometry, Identity, ImageFile, ReadAt, Result, SectorSize, WriteAt};
+use gantry_disk::{
+    BadSectors, DiskError, Geometry, Identity, ImageFile, ReadAt, Result, SectorSize, WriteAt,
+};
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, send};
@@ -195,6 +197,7 @@ impl Set {
             disks: self.sources.iter().map(|path| lab::source(path)).collect(),
             map: Vec::new(),
             streams: 1,
+            bad_sectors: BadSectors::Stop,
             unchanged: Box::new(|| Ok(())),
             machine: "source".into(),
             software: "test".into(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use gantry_wire::limits::{CHUNK, STREAMS};
 use gantry_wire::message::{DiskState, Extent, Fault, PassKind};
-use gantry_wire::{Message, Stage, Version};
+use gantry_wire::{DiskInfo, Message, Stage, Version};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -76,8 +76,13 @@ impl Sender {
             return Ok(report);
         }
         if stage == Stage::Receiving {
-            let pairs = map::pair(&sources, &targets, &self.options.map)
-                .map_err(|error| Stop(format!("{error:#}")))?;
+            let pairs = match self.pair(&sources, &targets).await {
+                Ok(pairs) => pairs,
+                Err(error) => {
+                    give_up(&error, inbox, outbox).await;
+                    return Err(error);
+                }
+            };
             for &(source, target) in &pairs {
                 let (source, target) = (&sources[usize::from(source)], &targets[usize::from(target)]);
                 let names = (source.path.clone(), target.path.clone());
@@ -119,6 +124,19 @@ impl Sender {
             return report;
         }
         self.finish(inbox, outbox).await
+    }
+
+    /// Which source goes onto which target, and that each can. Nothing was written yet.
+    async fn pair(&self, sources: &[DiskInfo], targets: &[DiskInfo]) -> Result<Vec<(u16, u16)>> {
+        let pairs =
+            map::pair(sources, targets, &self.options.map).map_err(|error| Stop(format!("{error:#}")))?;
+        for &(source, target) in &pairs {
+            let disks = Arc::clone(&self.disks);
+            let size = targets[usize::from(target)].size;
+            let fit = tokio::task::spawn_blocking(move || disks[usize::from(source)].source.check_fit(size));
+            fit.await.context("the look at the partition table broke off")??;
+        }
+        Ok(pairs)
     }
 
     /// Follows the receiver from Finish to Bye.
