@@ -32,6 +32,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod usage;
+pub mod used;
 pub mod view;
 
 pub use block::BlockDevice;
