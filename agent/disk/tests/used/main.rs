@@ -1,0 +1,4 @@
+//! Used maps, proven by poison against real filesystems. One program, so that all kinds share one harness.
+
+mod ext;
+mod poison;

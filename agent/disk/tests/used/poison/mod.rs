@@ -1,0 +1,232 @@
+//! Proof by poison: a map is right when nobody misses what lies outside it.
+//!
+//! A filesystem is made by its own tools, filled by random operations through the kernel's driver, and left cleanly. Then
+//! every byte outside our map is overwritten in a copy. The filesystem's own checker must find the copy clean, and every
+//! file, link and attribute in it must be what was written. A new filesystem supplies a [`Subject`].
+
+mod operations;
+mod tree;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use gantry_disk::loops::{Loop, Shown};
+use gantry_disk::used::{Doubt, Ranges, Window};
+use gantry_disk::{Geometry, ImageFile};
+pub use operations::operate;
+pub use tree::Tree;
+
+/// A small generator (splitmix64), the same on every machine for the same seed.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    /// True once in `times`.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    /// One of them.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// A kind of filesystem under proof.
+pub trait Subject {
+    /// As `mount -t` wants it.
+    fn kind(&self) -> &'static str;
+    /// Makes a filesystem with random options in a new file at `path`. The options in words.
+    fn make(&self, random: &mut Random, path: &Path) -> String;
+    /// The map under proof.
+    fn map(&self, window: &Window<'_>) -> Result<Ranges, Doubt>;
+    /// The filesystem's own checker: panics unless the image is clean.
+    fn check(&self, path: &Path);
+    /// Options of `mount` (beside read-only or not).
+    fn mount_options(&self) -> &'static str {
+        ""
+    }
+    /// What only this kind can do (snapshots, reflinks), done once while it is mounted.
+    fn special(&self, _random: &mut Random, _mounted: &Path) {}
+}
+
+/// One filesystem that was made and filled.
+pub struct Made {
+    pub folder: tempfile::TempDir,
+    pub image: PathBuf,
+    pub words: String,
+    pub tree: Tree,
+}
+
+/// Makes a filesystem and does `steps` random operations on it. `None` when this machine cannot mount it.
+pub fn made(subject: &dyn Subject, seed: u64, steps: u64) -> Option<Made> {
+    let mut random = Random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    let words = subject.make(&mut random, &image);
+    let tree = {
+        let mounted = Mounted::new(subject, &image, false)?;
+        operate(&mut random, mounted.path(), steps);
+        subject.special(&mut random, mounted.path());
+        Tree::read(mounted.path())
+    };
+    Some(Made { folder, image, words, tree })
+}
+
+/// Makes a filesystem, maps it, poisons what the map leaves out and checks what is left. The filesystem and its map.
+pub fn prove(subject: &dyn Subject, seed: u64, steps: u64) -> Option<(Made, Ranges)> {
+    let made = made(subject, seed, steps)?;
+    let ranges = mapped(subject, &made.image).unwrap_or_else(|doubt| {
+        panic!("seed {seed}: {}: a clean filesystem is in doubt: {doubt}", made.words)
+    });
+    let size = std::fs::metadata(&made.image).unwrap().len();
+    let (used, count) = (ranges.total(), made.tree.count());
+    println!("seed {seed}: {}: {count} entries, {used} of {size} bytes used", made.words);
+    survives(subject, &made, &ranges);
+    Some((made, ranges))
+}
+
+/// The map of an image.
+pub fn mapped(subject: &dyn Subject, image: &Path) -> Result<Ranges, Doubt> {
+    let disk = ImageFile::open_source(image).unwrap();
+    let ranges = subject.map(&Window::whole(&disk))?;
+    let last = ranges.iter().last();
+    assert!(last.is_none_or(|range| range.end <= disk.size()), "a map beyond the end");
+    Ok(ranges)
+}
+
+/// Panics unless the image, poisoned outside `ranges`, is clean and carries the same tree.
+pub fn survives(subject: &dyn Subject, made: &Made, ranges: &Ranges) {
+    let copy = made.folder.path().join("copy");
+    poisoned_copy(&made.image, &copy, ranges);
+    subject.check(&copy);
+    let mounted = Mounted::new(subject, &copy, true).unwrap();
+    let found = Tree::read(mounted.path());
+    assert!(found == made.tree, "{}: {}", made.words, made.tree.difference(&found));
+    drop(mounted);
+    std::fs::remove_file(&copy).unwrap();
+}
+
+/// What is written where nobody may look.
+const POISON: u8 = 0xa5;
+
+/// Copies what is in `ranges`, and writes poison everywhere else.
+pub fn poisoned_copy(image: &Path, copy: &Path, ranges: &Ranges) {
+    let from = File::open(image).unwrap();
+    let size = from.metadata().unwrap().len();
+    let to = OpenOptions::new().write(true).create(true).truncate(true).open(copy).unwrap();
+    to.set_len(size).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    for range in ranges.iter() {
+        for at in range.clone().step_by(buffer.len()) {
+            let piece = (range.end - at).min(buffer.len() as u64) as usize;
+            from.read_exact_at(&mut buffer[..piece], at).unwrap();
+            to.write_all_at(&buffer[..piece], at).unwrap();
+        }
+    }
+    buffer.fill(POISON);
+    for gap in ranges.complement(size) {
+        for at in gap.clone().step_by(buffer.len()) {
+            let piece = (gap.end - at).min(buffer.len() as u64) as usize;
+            to.write_all_at(&buffer[..piece], at).unwrap();
+        }
+    }
+}
+
+/// A mounted image; unmounted and detached when dropped.
+pub struct Mounted {
+    folder: tempfile::TempDir,
+    _device: Loop,
+}
+
+impl Mounted {
+    /// `None`, with the reason printed, when this machine has no loop devices or may not mount.
+    pub fn new(subject: &dyn Subject, image: &Path, read_only: bool) -> Option<Self> {
+        let shown = Shown { read_only, ..Shown::default() };
+        let device = match Loop::attach(image, shown) {
+            Ok(device) => device,
+            Err(error) => return missing(&format!("{error}: {:?}", error.source)),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = String::from(if read_only { "ro" } else { "rw" });
+        if !subject.mount_options().is_empty() {
+            options = format!("{options},{}", subject.mount_options());
+        }
+        let node = device.node().display().to_string();
+        let place = folder.path().display().to_string();
+        let output = run("mount", &["-t", subject.kind(), "-o", &options, &node, &place])?;
+        if !output.status.success() && words(&output).contains("ermission denied") {
+            return missing(&words(&output));
+        }
+        assert!(output.status.success(), "mounting {}: {}", image.display(), words(&output));
+        Some(Self { folder, _device: device })
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let place = self.folder.path().display().to_string();
+        if let Some(output) = run("umount", &[&place])
+            && !output.status.success()
+        {
+            eprintln!("umount {place}: {}", words(&output));
+        }
+    }
+}
+
+/// Says why a proof cannot be made here; in CI that is a failure.
+pub fn missing<T>(reason: &str) -> Option<T> {
+    eprintln!("not run: {reason}");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "needed in CI: {reason}");
+    None
+}
+
+/// Runs a program. `None` when it is not installed (in CI a failure).
+pub fn run(program: &str, arguments: &[&str]) -> Option<Output> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    match Command::new(program).args(arguments).env("PATH", path).env("LC_ALL", "C").output() {
+        Ok(output) => Some(output),
+        Err(error) => missing(&format!("{program}: {error}")),
+    }
+}
+
+/// Runs a program that must succeed; its output.
+pub fn good(program: &str, arguments: &[&str]) -> String {
+    let output = run(program, arguments).unwrap_or_else(|| panic!("{program} is needed"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", words(&output));
+    words(&output)
+}
+
+/// What it printed.
+pub fn words(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The seed of this run: GANTRY_SEED, or a fixed one so that CI is steady. Printed by each proof.
+pub fn seed() -> u64 {
+    std::env::var("GANTRY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// How many filesystems a test proves: `usual`, or GANTRY_POISON when that is given.
+pub fn count(usual: u64) -> u64 {
+    std::env::var("GANTRY_POISON").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
