@@ -18,6 +18,7 @@
 //! What a boot loader may use is always used: the start of each partition, the gaps between them, head and tail of the disk.
 
 mod bitmap;
+pub mod ext;
 mod fields;
 mod ranges;
 mod window;

@@ -221,12 +221,9 @@ pub fn words(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The seed of this run: GANTRY_SEED, or a fixed one so that CI is steady. Printed by each proof.
-pub fn seed() -> u64 {
-    std::env::var("GANTRY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
-}
-
-/// How many filesystems a test proves: `usual`, or GANTRY_POISON when that is given.
-pub fn count(usual: u64) -> u64 {
-    std::env::var("GANTRY_POISON").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+/// The seeds of this run: `usual` many, or GANTRY_POISON; from 1, so that CI is steady, or from GANTRY_SEED.
+pub fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let first = number("GANTRY_SEED").unwrap_or(1);
+    first..first + number("GANTRY_POISON").unwrap_or(usual)
 }
