@@ -4,6 +4,7 @@
 //! every byte outside our map is overwritten in a copy. The filesystem's own checker must find the copy clean, and every
 //! file, link and attribute in it must be what was written. A new filesystem supplies a [`Subject`].
 
+pub mod memory;
 mod operations;
 mod tree;
 
@@ -54,14 +55,16 @@ pub trait Subject {
     fn make(&self, random: &mut Random, path: &Path) -> String;
     /// The map under proof.
     fn map(&self, window: &Window<'_>) -> Result<Ranges, Doubt>;
-    /// The filesystem's own checker: panics unless the image is clean.
-    fn check(&self, path: &Path);
+    /// The filesystem's own checker; what it says about an image that is not clean.
+    fn check(&self, path: &Path) -> Result<(), String>;
     /// Options of `mount` (beside read-only or not).
     fn mount_options(&self) -> &'static str {
         ""
     }
     /// What only this kind can do (snapshots, reflinks), done once while it is mounted.
     fn special(&self, _random: &mut Random, _mounted: &Path) {}
+    /// What its tools can do with it afterwards, unmounted, without a change to any file (grow, shrink).
+    fn afterwards(&self, _random: &mut Random, _image: &Path) {}
 }
 
 /// One filesystem that was made and filled.
@@ -84,20 +87,59 @@ pub fn made(subject: &dyn Subject, seed: u64, steps: u64) -> Option<Made> {
         subject.special(&mut random, mounted.path());
         Tree::read(mounted.path())
     };
+    subject.afterwards(&mut random, &image);
     Some(Made { folder, image, words, tree })
 }
 
-/// Makes a filesystem, maps it, poisons what the map leaves out and checks what is left. The filesystem and its map.
-pub fn prove(subject: &dyn Subject, seed: u64, steps: u64) -> Option<(Made, Ranges)> {
-    let made = made(subject, seed, steps)?;
-    let ranges = mapped(subject, &made.image).unwrap_or_else(|doubt| {
-        panic!("seed {seed}: {}: a clean filesystem is in doubt: {doubt}", made.words)
-    });
+/// How a proof ended.
+pub enum Proof {
+    /// Nobody missed what was poisoned.
+    Held(Made, Ranges),
+    /// The map is in doubt, and the filesystem's own checker finds fault with the filesystem too: drivers and tools have bugs.
+    RightlyDoubted,
+    /// This machine cannot mount it.
+    NotRun,
+}
+
+/// Makes a filesystem, maps it, poisons what the map leaves out and checks what is left.
+pub fn prove(subject: &dyn Subject, seed: u64, steps: u64) -> Proof {
+    let Some(made) = made(subject, seed, steps) else {
+        return Proof::NotRun;
+    };
+    let ranges = match mapped(subject, &made.image) {
+        Ok(ranges) => ranges,
+        Err(doubt) => {
+            println!("seed {seed}: {}: in doubt: {doubt}", made.words);
+            assert!(
+                subject.check(&made.image).is_err(),
+                "seed {seed}: a clean filesystem is in doubt: {doubt}"
+            );
+            return Proof::RightlyDoubted;
+        }
+    };
     let size = std::fs::metadata(&made.image).unwrap().len();
     let (used, count) = (ranges.total(), made.tree.count());
     println!("seed {seed}: {}: {count} entries, {used} of {size} bytes used", made.words);
     survives(subject, &made, &ranges);
-    Some((made, ranges))
+    Proof::Held(made, ranges)
+}
+
+/// Proves `usual` filesystems (see [`seeds`]); each that held is given to `also`. Too many doubts are a failure.
+pub fn prove_many(subject: &dyn Subject, usual: u64, steps: u64, mut also: impl FnMut(u64, &Made, &Ranges)) {
+    let seeds = seeds(usual);
+    let (mut held, mut doubted) = (0u64, 0u64);
+    for seed in seeds.clone() {
+        match prove(subject, seed, steps) {
+            Proof::Held(made, ranges) => {
+                held += 1;
+                also(seed, &made, &ranges);
+            }
+            Proof::RightlyDoubted => doubted += 1,
+            Proof::NotRun => return,
+        }
+    }
+    println!("seeds {seeds:?}: {held} maps held, {doubted} filesystems rightly in doubt");
+    assert!(doubted * 4 <= held + 4, "too many doubts");
 }
 
 /// The map of an image.
@@ -113,7 +155,7 @@ pub fn mapped(subject: &dyn Subject, image: &Path) -> Result<Ranges, Doubt> {
 pub fn survives(subject: &dyn Subject, made: &Made, ranges: &Ranges) {
     let copy = made.folder.path().join("copy");
     poisoned_copy(&made.image, &copy, ranges);
-    subject.check(&copy);
+    subject.check(&copy).unwrap_or_else(|words| panic!("{}: the poisoned copy: {words}", made.words));
     let mounted = Mounted::new(subject, &copy, true).unwrap();
     let found = Tree::read(mounted.path());
     assert!(found == made.tree, "{}: {}", made.words, made.tree.difference(&found));
@@ -216,9 +258,37 @@ pub fn good(program: &str, arguments: &[&str]) -> String {
     words(&output)
 }
 
+/// Runs a checker; what it says when it is not content.
+pub fn verdict(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = run(program, arguments).unwrap_or_else(|| panic!("{program} is needed"));
+    if output.status.success() { Ok(()) } else { Err(words(&output)) }
+}
+
 /// What it printed.
 pub fn words(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// What partclone calls used: its domain log as ranges. `None` when it is not installed, or refuses (bigalloc).
+pub fn partclone(kind: &str, image: &Path) -> Option<Ranges> {
+    let text = |path: &Path| path.display().to_string();
+    let (domain, log) = (image.with_extension("domain"), image.with_extension("log"));
+    let program = format!("partclone.{kind}");
+    let arguments = ["-q", "-D", "-s", &text(image), "-O", &text(&domain), "-L", &text(&log)];
+    let output = run(&program, &arguments)?;
+    if !output.status.success() {
+        println!("{program} refuses: {}", words(&output).lines().next_back().unwrap_or_default());
+        return None;
+    }
+    let mut used = Ranges::default();
+    for line in std::fs::read_to_string(&domain).unwrap().lines().filter(|line| line.ends_with('+')) {
+        let mut numbers = line.split_whitespace().take(2).map(|word| {
+            u64::from_str_radix(word.trim_start_matches("0x"), 16).unwrap_or_else(|_| panic!("{line}"))
+        });
+        let (start, length) = (numbers.next().unwrap(), numbers.next().unwrap());
+        used.insert(start..start + length);
+    }
+    Some(used)
 }
 
 /// The seeds of this run: `usual` many, or GANTRY_POISON; from 1, so that CI is steady, or from GANTRY_SEED.

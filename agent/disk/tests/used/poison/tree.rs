@@ -37,6 +37,12 @@ impl Tree {
         Self(entries)
     }
 
+    /// Only the contents of its files.
+    pub fn contents(root: &Path) -> Self {
+        let hash = |(name, line): (PathBuf, String)| (name, line.split(' ').nth(3).unwrap_or("").to_owned());
+        Self(Self::read(root).0.into_iter().map(hash).collect())
+    }
+
     /// How many entries.
     pub fn count(&self) -> usize {
         self.0.len()
