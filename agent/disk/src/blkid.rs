@@ -76,9 +76,13 @@ pub fn probe(path: &Path, offset: u64, length: u64) -> Result<Probe> {
 
 /// [`probe`], for images too.
 pub fn probe_area(path: &Path, area: Area) -> Result<Probe> {
-    let file = open(path)?;
+    probe_file(&open(path)?, path, area)
+}
+
+/// [`probe_area`] of an open file; `path` is what errors call it.
+pub(crate) fn probe_file(file: &File, path: &Path, area: Area) -> Result<Probe> {
     let mut prober =
-        ffi::Prober::new(&file, area, ffi::Detail::Values).map_err(|error| failed(path, area, error))?;
+        ffi::Prober::new(file, area, ffi::Detail::Values).map_err(|error| failed(path, area, error))?;
     let mut probe = Probe::default();
     match prober.safe_probe().map_err(|error| failed(path, area, error))? {
         ffi::Outcome::Nothing => return Ok(probe),

@@ -20,10 +20,17 @@
 mod bitmap;
 pub mod ext;
 mod fields;
+mod identify;
+mod lvm;
+mod md;
 mod ranges;
+mod space;
+pub mod swap;
+mod whole;
 mod window;
 
 pub use ranges::Ranges;
+pub use whole::{Part, UsedMap, UsedMaps, used_maps};
 pub use window::{MOST_READ, Window};
 
 use crate::error::DiskError;

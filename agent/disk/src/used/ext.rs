@@ -61,7 +61,11 @@ fn add_groups(
     let mut free = 0;
     for group in groups {
         let metadata = metadata_of(superblock, group);
-        metadata.iter().for_each(|part| used.insert(bytes(superblock, part)));
+        for part in &metadata {
+            // With bigalloc what shares a cluster with metadata is nobody else's.
+            let end = part.end.next_multiple_of(superblock.ratio).min(superblock.blocks);
+            used.insert(bytes(superblock, &(part.start / superblock.ratio * superblock.ratio..end)));
+        }
         free += group.free;
         if group.uninitialised {
             check_uninitialised(superblock, group, &metadata)?;

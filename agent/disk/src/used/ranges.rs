@@ -115,6 +115,13 @@ impl Ranges {
         self.iter().map(|range| range.end - range.start).sum()
     }
 
+    /// Bytes inside `range`.
+    pub fn total_in(&self, range: &Range<u64>) -> u64 {
+        let first = self.spans.range(..range.start).next_back().map_or(range.start, |(&start, _)| start);
+        let inside = |(&start, &end): (&u64, &u64)| end.min(range.end).saturating_sub(start.max(range.start));
+        self.spans.range(first..range.end.max(first)).map(inside).sum()
+    }
+
     /// How many ranges.
     pub fn count(&self) -> usize {
         self.spans.len()
@@ -206,6 +213,8 @@ mod tests {
                 prop_assert_eq!(ranges.contains(at), used, "byte {}", at);
                 prop_assert_eq!(ranges.touches(at..at + 1), used);
             }
+            let count = |part: std::ops::Range<usize>| model[part].iter().filter(|&&used| used).count() as u64;
+            prop_assert_eq!(ranges.total_in(&(70..220)), count(70..220));
             prop_assert_eq!(ranges.total(), model.iter().filter(|&&used| used).count() as u64);
             let list: Vec<_> = ranges.iter().collect();
             prop_assert!(list.iter().all(|range| !range.is_empty()));

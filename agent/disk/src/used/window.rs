@@ -45,9 +45,9 @@ impl<'a> Window<'a> {
         self.size
     }
 
-    /// Logical sector size in bytes.
-    pub fn sector(&self) -> u64 {
-        u64::from(self.disk.sector_size().bytes())
+    /// Sector size and names of the disk it is a part of.
+    pub fn disk(&self) -> &'a dyn ReadAt {
+        self.disk
     }
 
     /// How many reads there were, and how many bytes they brought.
@@ -95,7 +95,7 @@ mod tests {
         assert!(window.read(1021, 4).is_err() && window.read(u64::MAX, 4).is_err());
         assert_eq!(window.cost(), (2, 7));
         assert!(Window::part(&disk, 4000, 97).is_err() && Window::part(&disk, u64::MAX, 2).is_err());
-        assert_eq!((Window::whole(&disk).size(), Window::whole(&disk).sector()), (4096, 512));
+        assert_eq!((Window::whole(&disk).size(), Window::whole(&disk).disk().size()), (4096, 4096));
     }
 
     #[test]

@@ -39,7 +39,11 @@ impl Subject for Ext {
     }
 
     fn check(&self, path: &Path) -> Result<(), String> {
-        poison::verdict("e2fsck", &["-fn", &path.display().to_string()])
+        let path = path.display().to_string();
+        poison::verdict("e2fsck", &["-fn", &path])?;
+        // The kernel's complaints are kept in the superblock; e2fsck -n finds nothing wrong with them.
+        let text = good("dumpe2fs", &["-h", &path]);
+        if text.contains("with errors") { Err(text) } else { Ok(()) }
     }
 
     /// Smaller, or as large as the file.
@@ -109,7 +113,8 @@ fn options(random: &mut Random) -> Vec<String> {
     }
     let lazy = random.below(2);
     let backups = random.below(3);
-    let packed = random.below(2);
+    // Packing with bigalloc gives the same clusters to two (e2fsprogs 1.47.0).
+    let packed = if bigalloc { 0 } else { random.below(2) };
     let extended =
         format!("lazy_itable_init={lazy},num_backup_sb={backups},packed_meta_blocks={packed},nodiscard");
     list.extend(["-E".to_owned(), extended]);

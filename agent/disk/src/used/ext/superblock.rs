@@ -151,7 +151,8 @@ impl Superblock {
         {
             return Err(odd("group size"));
         }
-        if self.first > 1 || self.first >= self.blocks || (self.block > 1024 && self.first != 0) {
+        if self.first > 1 || self.first >= self.blocks || (self.block * self.ratio > 1024 && self.first != 0)
+        {
             return Err(odd("first block"));
         }
         let bytes = self.blocks.checked_mul(self.block).ok_or_else(|| odd("size"))?;
