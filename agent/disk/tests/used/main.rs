@@ -1,4 +1,5 @@
 //! Used maps, proven by poison against real filesystems. One program, so that all kinds share one harness.
 
 mod ext;
+mod lvm;
 mod poison;

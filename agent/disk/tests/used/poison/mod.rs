@@ -155,12 +155,16 @@ pub fn mapped(subject: &dyn Subject, image: &Path) -> Result<Ranges, Doubt> {
 pub fn survives(subject: &dyn Subject, made: &Made, ranges: &Ranges) {
     let copy = made.folder.path().join("copy");
     poisoned_copy(&made.image, &copy, ranges);
-    subject.check(&copy).unwrap_or_else(|words| panic!("{}: the poisoned copy: {words}", made.words));
-    let mounted = Mounted::new(subject, &copy, true).unwrap();
+    intact(subject, made, &copy);
+    std::fs::remove_file(&copy).unwrap();
+}
+
+/// Panics unless `copy` is clean and carries the same tree as what was made.
+pub fn intact(subject: &dyn Subject, made: &Made, copy: &Path) {
+    subject.check(copy).unwrap_or_else(|words| panic!("{}: the poisoned copy: {words}", made.words));
+    let mounted = Mounted::new(subject, copy, true).unwrap();
     let found = Tree::read(mounted.path());
     assert!(found == made.tree, "{}: {}", made.words, made.tree.difference(&found));
-    drop(mounted);
-    std::fs::remove_file(&copy).unwrap();
 }
 
 /// What is written where nobody may look.
