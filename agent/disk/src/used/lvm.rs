@@ -70,15 +70,15 @@ fn home(members: &[Member], index: usize, assembled: &[Assembled]) -> Result<usi
         return Err(Doubt::new("two physical volumes have the same UUID"));
     }
     let mut homes = (0..).zip(assembled).filter(|(_, found)| found.group.physical.contains_key(uuid));
-    let (Some((home, found)), None) = (homes.next(), homes.next()) else {
-        return Err(Doubt::new("no metadata of its volume group were found, or several that differ"));
+    let Some((home, found)) = homes.next() else {
+        return Err(Doubt::new("the metadata of its volume group were not found"));
     };
-    if member.groups.iter().any(|group| *group != found.group) {
-        return Err(Doubt::new("its copies of the volume group's metadata differ"));
+    if homes.next().is_some() || member.groups.iter().any(|group| *group != found.group) {
+        return Err(Doubt::new("there are different states of its volume group's metadata"));
     }
-    // Another state of the same group: one of the two is stale, and so may be what it says of this disk.
+    // What another disk says of the same group may be newer, even if it does not name this one.
     if assembled.iter().filter(|other| other.group.id == found.group.id).count() > 1 {
-        return Err(Doubt::new("the disks carry different states of its volume group"));
+        return Err(Doubt::new("there are different states of its volume group's metadata"));
     }
     let extents = &found.group.physical[uuid].extents;
     if extents.start != member.label.data || extents.end > member.size {
