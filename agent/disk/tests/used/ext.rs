@@ -59,6 +59,26 @@ impl Subject for Ext {
     }
 }
 
+/// An ext4 of a given size.
+pub struct Sized(pub u64);
+
+impl Subject for Sized {
+    fn kind(&self) -> &'static str {
+        "ext4"
+    }
+    fn make(&self, _: &mut Random, path: &Path) -> String {
+        blank(path, self.0);
+        good("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-g", "2048", &path.display().to_string()]);
+        format!("ext4 of {} bytes", self.0)
+    }
+    fn map(&self, window: &Window<'_>) -> Result<Ranges, Doubt> {
+        ext::map(window)
+    }
+    fn check(&self, path: &Path) -> Result<(), String> {
+        poison::verdict("e2fsck", &["-fn", &path.display().to_string()])
+    }
+}
+
 /// Options of mke2fs that change where things are.
 fn options(random: &mut Random) -> Vec<String> {
     let mut list: Vec<String> = ["-q", "-F", "-t"].map(str::to_owned).into();

@@ -7,32 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use gantry_disk::loops::{Loop, Shown};
-use gantry_disk::used::{Doubt, Ranges, UsedMaps, Window, ext, used_maps};
-use gantry_disk::{ImageFile, ReadAt};
+use gantry_disk::used::UsedMaps;
 
-use crate::poison::{self, Made, Random, Subject, good, missing, run, words};
+use crate::ext::Sized;
+use crate::poison::{self, Made, Random, Subject, good, maps, missing, run, words};
 
 const MIB: u64 = 1 << 20;
-
-/// An ext4 of a given size.
-struct Sized(u64);
-
-impl Subject for Sized {
-    fn kind(&self) -> &'static str {
-        "ext4"
-    }
-    fn make(&self, _: &mut Random, path: &Path) -> String {
-        File::create(path).unwrap().set_len(self.0).unwrap();
-        good("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-g", "2048", &path.display().to_string()]);
-        format!("ext4 of {} bytes", self.0)
-    }
-    fn map(&self, window: &Window<'_>) -> Result<Ranges, Doubt> {
-        ext::map(window)
-    }
-    fn check(&self, path: &Path) -> Result<(), String> {
-        poison::verdict("e2fsck", &["-fn", &path.display().to_string()])
-    }
-}
 
 /// Disks with a physical volume each, attached.
 struct Lab {
@@ -196,12 +176,6 @@ impl Lab {
         }
         copies
     }
-}
-
-fn maps(images: &[PathBuf]) -> UsedMaps {
-    let disks: Vec<ImageFile> = images.iter().map(|image| ImageFile::open_source(image).unwrap()).collect();
-    let disks: Vec<&dyn ReadAt> = disks.iter().map(|disk| disk as &dyn ReadAt).collect();
-    used_maps(&disks)
 }
 
 /// What a volume was filled with.

@@ -3,3 +3,4 @@
 mod ext;
 mod lvm;
 mod poison;
+mod whole;

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use gantry_disk::loops::{Loop, Shown};
-use gantry_disk::used::{Doubt, Ranges, Window};
-use gantry_disk::{Geometry, ImageFile};
+use gantry_disk::used::{Doubt, Ranges, UsedMaps, Window, used_maps};
+use gantry_disk::{Geometry, ImageFile, ReadAt};
 pub use operations::operate;
 pub use tree::Tree;
 
@@ -149,6 +149,13 @@ pub fn mapped(subject: &dyn Subject, image: &Path) -> Result<Ranges, Doubt> {
     let last = ranges.iter().last();
     assert!(last.is_none_or(|range| range.end <= disk.size()), "a map beyond the end");
     Ok(ranges)
+}
+
+/// The maps of disks that are image files.
+pub fn maps(images: &[PathBuf]) -> UsedMaps {
+    let disks: Vec<ImageFile> = images.iter().map(|image| ImageFile::open_source(image).unwrap()).collect();
+    let disks: Vec<&dyn ReadAt> = disks.iter().map(|disk| disk as &dyn ReadAt).collect();
+    used_maps(&disks)
 }
 
 /// Panics unless the image, poisoned outside `ranges`, is clean and carries the same tree.
