@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identify::identify;
 use super::space::{Leg, Segment, Space, Spread, Stretch, Volume};
-use super::{Doubt, Ranges, Window, ext, lvm, swap};
+use super::{Doubt, Ranges, Window, ext, lvm, md, swap};
 use crate::end::ReadAt;
 use crate::table::{self, Fault, Table};
 
@@ -24,6 +24,8 @@ const EDGE: u64 = 64 << 10;
 const DEEPEST: usize = 4;
 /// The most volumes that are looked into.
 const MOST_VOLUMES: usize = 4096;
+/// The slot of what has no ranges of its own.
+const NO_SLOT: usize = usize::MAX;
 /// Partition types whose content is not what its start looks like: Windows dynamic disks (MBR, GPT data, GPT metadata) and
 /// storage spaces.
 const NOT_PLAIN: [&str; 4] = [
@@ -103,6 +105,7 @@ struct Explorer<'a> {
     doubts: Vec<Option<String>>,
     parts: Vec<(Place, Part)>,
     physical: Vec<(Waiting<'a>, lvm::Member)>,
+    members: Vec<(Waiting<'a>, md::Member)>,
     /// The sentence about the system that sleeps here.
     hibernated: Option<String>,
 }
@@ -155,6 +158,7 @@ impl<'a> Explorer<'a> {
         match found {
             Ok(Found::Used(ranges)) => ranges.iter().for_each(|range| space.mark(range, &mut self.slots)),
             Ok(Found::Physical(member)) => self.physical.push((waiting, member)),
+            Ok(Found::Member(member)) => self.members.push((waiting, member)),
             Err(doubt) => self.doubt(&waiting, doubt),
         }
     }
@@ -169,9 +173,11 @@ impl<'a> Explorer<'a> {
         match probe.kind.as_str() {
             "ext2" | "ext3" | "ext4" => ext::map(&window).map(Found::Used),
             "swap" | "swsuspend" => swap::map(&window).map(Found::Used),
-            "LVM2_member" if waiting.space.depth() < DEEPEST => {
-                lvm::Member::read(&window).map(Found::Physical)
+            "LVM2_member" | "linux_raid_member" if waiting.space.depth() >= DEEPEST => {
+                Err(Doubt::new("it lies too deep in other volumes"))
             }
+            "LVM2_member" => lvm::Member::read(&window).map(Found::Physical),
+            "linux_raid_member" => md::Member::read(&window).map(Found::Member),
             _ if probe.ambivalent => Err(Doubt::new("it carries several contradicting signatures")),
             "" if probe.table.is_empty() => Err(Doubt::new("nothing known lies there")),
             "" => Err(Doubt::new(format!("it carries a partition table of its own ({})", probe.table))),
@@ -189,26 +195,70 @@ impl<'a> Explorer<'a> {
         part.doubt = Some(doubt.reason);
     }
 
-    /// Volumes on what was found, and volumes on those.
+    /// Arrays and volumes on what was found, and those on these. Arrays first: a group may lie on several.
     fn volumes(&mut self) {
-        while !self.physical.is_empty() {
-            let (waiting, members): (Vec<_>, Vec<_>) = std::mem::take(&mut self.physical).into_iter().unzip();
-            let (groups, doubts) = lvm::assemble(&members);
-            for (index, doubt) in doubts {
-                self.doubt(&waiting[index], doubt);
+        while !(self.members.is_empty() && self.physical.is_empty()) {
+            if self.members.is_empty() {
+                self.groups();
+            } else {
+                self.arrays();
             }
-            for lvm::Assembled { group, members } in groups {
-                for (uuid, &index) in &members {
-                    let space = &waiting[index].space;
-                    let extents = group.physical[uuid].extents.clone();
-                    space.mark(0..extents.start, &mut self.slots);
-                    space.mark(extents.end..space.size(), &mut self.slots);
+        }
+    }
+
+    fn arrays(&mut self) {
+        let (waiting, members): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members).into_iter().unzip();
+        let (arrays, doubts) = md::assemble(&members);
+        for (index, doubt) in doubts {
+            self.doubt(&waiting[index], doubt);
+        }
+        for md::Array { name, shape, length, legs } in arrays {
+            let mut spaces: Vec<Leg<'a>> = Vec::new();
+            for (index, start) in legs {
+                let space = &waiting[index].space;
+                space.mark(0..start, &mut self.slots);
+                space.mark(start + length..space.size(), &mut self.slots);
+                spaces.push((Arc::clone(space), start));
+            }
+            let count = spaces.len() as u64;
+            let (spread, legs, length) = match shape {
+                md::Shape::Mirrored => (Spread::Mirrored, spaces, length),
+                md::Shape::Striped(chunk) => (Spread::Striped(chunk), spaces, length * count),
+                md::Shape::Parity(parity) => {
+                    (Spread::Parity(parity), spaces, length * (count - parity.disks))
                 }
-                for logical in &group.logical {
-                    self.logical(&group.name, logical, |uuid| {
-                        members.get(uuid).map(|&index| Arc::clone(&waiting[index].space))
-                    });
+                md::Shape::StripedMirrors(chunk, near) => {
+                    let mirror = |legs: &[Leg<'a>]| -> Leg<'a> {
+                        let legs = legs.to_vec();
+                        let segment = Segment { start: 0, length, spread: Spread::Mirrored, legs };
+                        (Arc::new(Volume::new(NO_SLOT, String::new(), vec![segment])), 0)
+                    };
+                    let mirrors: Vec<Leg<'a>> = spaces.chunks(near).map(mirror).collect();
+                    let length = length * mirrors.len() as u64;
+                    (Spread::Striped(chunk), mirrors, length)
                 }
+            };
+            self.volume(name, vec![Segment { start: 0, length, spread, legs }]);
+        }
+    }
+
+    fn groups(&mut self) {
+        let (waiting, members): (Vec<_>, Vec<_>) = std::mem::take(&mut self.physical).into_iter().unzip();
+        let (groups, doubts) = lvm::assemble(&members);
+        for (index, doubt) in doubts {
+            self.doubt(&waiting[index], doubt);
+        }
+        for lvm::Assembled { group, members } in groups {
+            for (uuid, &index) in &members {
+                let space = &waiting[index].space;
+                let extents = group.physical[uuid].extents.clone();
+                space.mark(0..extents.start, &mut self.slots);
+                space.mark(extents.end..space.size(), &mut self.slots);
+            }
+            for logical in &group.logical {
+                self.logical(&group.name, logical, |uuid| {
+                    members.get(uuid).map(|&index| Arc::clone(&waiting[index].space))
+                });
             }
         }
     }
@@ -241,7 +291,7 @@ impl<'a> Explorer<'a> {
                 }
             }
             let part = Part { name, start: 0, size: used, kind: String::new(), used, doubt: Some(why) };
-            self.parts.push((Place { slot: usize::MAX, range: 0..0 }, part));
+            self.parts.push((Place { slot: NO_SLOT, range: 0..0 }, part));
             return;
         }
         let segment = |piece: &lvm::Piece| Segment {
@@ -292,6 +342,7 @@ impl<'a> Explorer<'a> {
 enum Found {
     Used(Ranges),
     Physical(lvm::Member),
+    Member(md::Member),
 }
 
 /// The table of a disk; `None` when it has none.

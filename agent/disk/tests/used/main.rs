@@ -2,5 +2,6 @@
 
 mod ext;
 mod lvm;
+mod md;
 mod poison;
 mod whole;
