@@ -4,6 +4,7 @@ use super::Doubt;
 
 macro_rules! reader {
     ($($name:ident $kind:ty, $convert:ident;)*) => {$(
+        #[allow(dead_code, reason = "not every filesystem needs all of them")]
         #[doc = concat!("The `", stringify!($kind), "` at byte `at`.")]
         pub(super) fn $name(bytes: &[u8], at: usize) -> Result<$kind, Doubt> {
             let end = at.checked_add(size_of::<$kind>());

@@ -110,7 +110,7 @@ fn array(members: &[Member], set: &[usize]) -> Result<Array, Doubt> {
         }
         10 if sound(first.chunk) => {
             let near = (first.layout & 0xff) as usize;
-            if first.layout >> 8 != 1 || near < 2 || count % near != 0 {
+            if first.layout >> 8 != 1 || near < 2 || !count.is_multiple_of(near) {
                 return Err(odd("is a RAID 10 of a layout that is not looked into"));
             }
             (Shape::StripedMirrors(first.chunk, near), first.size / first.chunk * first.chunk)

@@ -270,7 +270,7 @@ mod tests {
         ranges.insert(u64::MAX - 5..u64::MAX);
         ranges.remove(10..20);
         assert_eq!(ranges.round_out(4096, u64::MAX).total(), u64::MAX);
-        assert_eq!(ranges.complement(u64::MAX).collect::<Vec<_>>(), [10..20]);
+        assert!(ranges.complement(u64::MAX).eq(std::iter::once(10..20)));
         let mut moved = Ranges::default();
         moved.insert_all(&ranges, 100);
         assert!(moved.contains(100) && !moved.contains(115) && moved.contains(120));

@@ -389,9 +389,9 @@ fn damage_to_label_or_metadata_never_makes_the_map_smaller() {
             assert!(lost.is_none(), "byte {at}: the map lost something in {lost:?}");
         }
         if found.disks[0].used.total() == 96 * MIB {
-            doubts += 1
+            doubts += 1;
         } else {
-            maps += 1
+            maps += 1;
         }
         disk.write_all_at(&byte, at).unwrap();
     }

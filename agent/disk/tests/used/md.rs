@@ -1,6 +1,8 @@
 //! Arrays of Linux software RAID. The superblocks are written here and judged by `mdadm --examine`; the stripes are placed by
 //! a description of each layout row by row, unlike the formulas under test.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,7 @@ use std::path::{Path, PathBuf};
 use gantry_disk::used::UsedMaps;
 
 use crate::ext::Sized;
-use crate::poison::{self, Random, good, maps, run};
+use crate::poison::{self, Random, Subject, good, maps, run};
 
 const MIB: u64 = 1 << 20;
 /// Where data start on a member, and how much a member holds.
@@ -81,7 +83,8 @@ impl Array {
             10 => (0..members).map(|member| Some(member / (self.layout & 0xff) as usize)).collect(),
             level => {
                 // Parity walks from the last member to the first (left), or from the first to the last (right).
-                let parity = if self.layout % 2 == 0 { members - 1 - row % members } else { row % members };
+                let parity =
+                    if self.layout.is_multiple_of(2) { members - 1 - row % members } else { row % members };
                 let count = if level == 5 { 1 } else { 2 };
                 let is_parity = |member: usize| (0..count).any(|step| (parity + step) % members == member);
                 let mut holds = vec![None; members];
@@ -169,6 +172,7 @@ fn what_no_stripe_of_a_filesystem_uses_is_not_missed() {
         (10, 0x102, 4, 64 << 10),
         (10, 0x103, 3, 64 << 10),
     ];
+    let mut filesystems = HashMap::new();
     for (level, layout, members, chunk) in table {
         let array = Array::new(level, layout, members, chunk);
         let what = format!("RAID {level}, layout {layout}, {members} members, chunks of {chunk}");
@@ -179,7 +183,13 @@ fn what_no_stripe_of_a_filesystem_uses_is_not_missed() {
                 "{text}"
             );
         }
-        let Some(made) = poison::made(&Sized(array.size()), level as u64, 20) else { return };
+        let made = match filesystems.entry(array.size()) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => {
+                let Some(made) = poison::made(&Sized(array.size()), level as u64, 20) else { return };
+                place.insert(made)
+            }
+        };
         array.put(&made.image);
         let maps = maps(&array.images);
         let volume = &maps.volumes[0];
@@ -193,7 +203,7 @@ fn what_no_stripe_of_a_filesystem_uses_is_not_missed() {
         let copies = array.poisoned(&maps);
         let back = array.folder.path().join("back");
         array.get(&copies, &back);
-        poison::intact(&Sized(0), &made, &back);
+        poison::intact(&Sized(0), made, &back);
         println!("{what}: {used} of {} bytes used", (DATA + SIZE + MIB) * members as u64);
         // Parity lies wherever data of its row do.
         for row in 0..(SIZE / array.chunk()) as usize {
@@ -223,9 +233,9 @@ fn an_array_that_is_not_certain_is_used_as_a_whole() {
         let doubts: Vec<_> = maps.disks.iter().filter_map(|map| map.parts[0].doubt.as_deref()).collect();
         assert!(doubts.iter().any(|doubt| doubt.contains(words)), "{words}: {doubts:?}");
     };
-    let file = |array: &Array| {
+    let fill = |array: &Array| {
         let file = array.folder.path().join("content");
-        gantry_make(&file, array.size());
+        filesystem(&file, array.size());
         array.put(&file);
     };
     let spoils: [Spoil; 6] = [
@@ -238,7 +248,7 @@ fn an_array_that_is_not_certain_is_used_as_a_whole() {
     ];
     for (change, words) in spoils {
         let array = Array::new(5, 2, 3, 64 << 10);
-        file(&array);
+        fill(&array);
         (0..3).for_each(|role| array.superblock(role, 7, change));
         let maps = maps(&array.images);
         if words.starts_with("spare") {
@@ -249,19 +259,18 @@ fn an_array_that_is_not_certain_is_used_as_a_whole() {
         }
     }
     let array = Array::new(5, 2, 3, 64 << 10);
-    file(&array);
+    fill(&array);
     assert!(maps(&array.images).volumes[0].doubt.is_none());
     whole(&maps(&array.images[1..]), "members that are not here");
     array.superblock(1, 6, |_| {});
     whole(&maps(&array.images), "one of them is stale");
     let mirror = Array::new(1, 0, 2, 0);
-    file(&mirror);
+    fill(&mirror);
     assert!(maps(&mirror.images[1..]).volumes[0].doubt.is_none(), "half a mirror is all of its data");
     whole(&maps(&[mirror.images[0].clone(), mirror.images[0].clone()]), "in one place");
 }
 
-fn gantry_make(path: &Path, size: u64) {
-    use crate::poison::Subject;
+fn filesystem(path: &Path, size: u64) {
     Sized(size).make(&mut Random(1), path);
 }
 
@@ -291,7 +300,7 @@ fn a_volume_group_on_a_mirror_is_looked_into() {
         .unwrap();
     drop(device);
     let inner = mirror.folder.path().join("inner");
-    gantry_make(&inner, 8 * MIB);
+    filesystem(&inner, 8 * MIB);
     OpenOptions::new()
         .write(true)
         .open(&path)

@@ -147,7 +147,10 @@ impl Superblock {
     /// Numbers that contradict each other or the window are doubts. Everything the mapper multiplies is bounded here.
     fn checked(mut self, window: &Window<'_>, clusters: u64) -> Result<Self, Doubt> {
         let bits = self.block * 8;
-        if clusters == 0 || clusters > bits || clusters % 8 != 0 || clusters * self.ratio != self.group_blocks
+        if clusters == 0
+            || clusters > bits
+            || !clusters.is_multiple_of(8)
+            || clusters * self.ratio != self.group_blocks
         {
             return Err(odd("group size"));
         }

@@ -162,11 +162,11 @@ impl Group {
         let stripes = segment.list("stripes");
         let count = segment.number("stripe_count")?;
         let legs = stripes.len() as u64 / 2;
-        if legs == 0 || legs != count || stripes.len() % 2 != 0 || length % legs != 0 {
+        if legs == 0 || legs != count || !stripes.len().is_multiple_of(2) || length % legs != 0 {
             return Err(odd("has an impossible number of stripes"));
         }
         let stripe = if legs == 1 { extent } else { bytes(segment.number("stripe_size")?, SECTOR)? };
-        if stripe == 0 || (length / legs) % stripe != 0 {
+        if stripe == 0 || !(length / legs).is_multiple_of(stripe) {
             return Err(odd("has an impossible stripe size"));
         }
         let mut places = Vec::new();

@@ -142,8 +142,8 @@ fn groups_that_do_not_fit_together_are_in_doubt() {
     assert!(Group::read(missing.as_bytes()).unwrap_err().reason.contains("lacks a disk"));
 }
 
-fn member(uuid: &str, texts: &[String]) -> Member {
-    let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.clone().into_bytes()).collect();
+fn member(uuid: &str, texts: &[&str]) -> Member {
+    let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     let groups = texts.iter().map(|text| Group::read(text).unwrap()).collect();
     Member { label: Label { uuid: uuid.to_owned(), data: 1 << 20, texts }, groups, size: 64 << 20 }
 }
@@ -158,14 +158,14 @@ fn members_find_their_group_or_are_in_doubt() {
         assert_eq!(homes + doubts.len(), members.len());
         doubts.into_iter().map(|(index, _)| index).collect()
     };
-    assert_eq!(doubts(&[member("aa", &[now.clone(), now.clone()]), member("bb", &[])]), [0; 0]);
-    assert_eq!(doubts(&[member("aa", &[now.clone()])]), [0; 0], "the other disk is not here");
+    assert_eq!(doubts(&[member("aa", &[&now, &now]), member("bb", &[])]), [0; 0]);
+    assert_eq!(doubts(&[member("aa", &[&now])]), [0; 0], "the other disk is not here");
     assert_eq!(doubts(&[member("bb", &[])]), [0], "no text");
-    assert_eq!(doubts(&[member("aa", &[now.clone(), old.clone()])]), [0], "two texts");
-    assert_eq!(doubts(&[member("aa", &[now.clone()]), member("bb", &[old])]), [0, 1], "a stale disk");
-    assert_eq!(doubts(&[member("aa", &[now.clone()]), member("aa", &[now.clone()])]), [0, 1], "twins");
-    assert_eq!(doubts(&[member("cc", &[now.clone()])]), [0], "a stranger");
-    let mut small = member("aa", &[now]);
+    assert_eq!(doubts(&[member("aa", &[&now, &old])]), [0], "two texts");
+    assert_eq!(doubts(&[member("aa", &[&now]), member("bb", &[&old])]), [0, 1], "a stale disk");
+    assert_eq!(doubts(&[member("aa", &[&now]), member("aa", &[&now])]), [0, 1], "twins");
+    assert_eq!(doubts(&[member("cc", &[&now])]), [0], "a stranger");
+    let mut small = member("aa", &[&now]);
     small.size = 60 << 20;
     assert_eq!(doubts(&[small]), [0], "too small");
 }

@@ -21,7 +21,7 @@ impl Parity {
         let (index, within) = (at / self.chunk, at % self.chunk);
         let (row, number) = (index / data, index % data);
         let turn = row % members;
-        let parity = if self.layout % 2 == 0 { members - 1 - turn } else { turn };
+        let parity = if self.layout.is_multiple_of(2) { members - 1 - turn } else { turn };
         let member = if self.layout >= 2 {
             // Symmetric: data go on behind the parity, around the end.
             (parity + self.disks + number) % members
