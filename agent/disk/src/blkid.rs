@@ -107,9 +107,13 @@ pub(crate) fn probe_file(file: &File, path: &Path, area: Area) -> Result<Probe> 
 
 /// All signatures in the area, also those that exclude each other, in the library's order.
 pub fn signatures(path: &Path, area: Area) -> Result<Vec<Signature>> {
-    let file = open(path)?;
+    signatures_file(&open(path)?, path, area)
+}
+
+/// [`signatures`] of an open file; `path` is what errors call it.
+pub(crate) fn signatures_file(file: &File, path: &Path, area: Area) -> Result<Vec<Signature>> {
     let mut prober =
-        ffi::Prober::new(&file, area, ffi::Detail::Magics).map_err(|error| failed(path, area, error))?;
+        ffi::Prober::new(file, area, ffi::Detail::Magics).map_err(|error| failed(path, area, error))?;
     let mut found = Vec::new();
     while prober.next_signature().map_err(|error| failed(path, area, error))? {
         let values = prober.values();

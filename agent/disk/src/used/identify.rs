@@ -12,19 +12,28 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::fields::{le16, le64};
 use super::{Doubt, Window};
-use crate::blkid::{Area, Probe, probe_file};
+use crate::blkid::{Area, Probe, probe_file, signatures_file};
 use crate::error::DiskError;
 
-/// Bytes copied of each end. The deepest signature is that of VMFS, at 2 MiB.
-const END: u64 = 4 << 20;
+/// Bytes copied of each end. The deepest signatures are that of VMFS, at 2 MiB, and that of a Promise RAID, 1.6 MiB from the end.
+const HEAD: u64 = 3 << 20;
+const TAIL: u64 = 2 << 20;
 /// Four of the largest $MFT records.
 const RECORDS: u64 = 4 * 4096;
+
+/// What was found.
+pub(super) struct Content {
+    /// What the library takes it for.
+    pub probe: Probe,
+    /// The kinds of all signatures but those of partition tables. A volume's takes precedence over a filesystem's beside it.
+    pub kinds: Vec<String>,
+}
 
 /// Identifies the content of `window`.
 ///
 /// # Errors
 /// Read errors, and those of the library.
-pub(super) fn identify(window: &Window<'_>) -> Result<Probe, Doubt> {
+pub(super) fn identify(window: &Window<'_>) -> Result<Content, Doubt> {
     let name = &window.disk().identity().path;
     let failed = |error| Doubt::from(DiskError::io(name, "identifying what lies there", error));
     let file =
@@ -36,8 +45,8 @@ pub(super) fn identify(window: &Window<'_>) -> Result<Probe, Doubt> {
         file.write_all_at(&bytes, offset).map_err(failed)?;
         Ok(bytes)
     };
-    let head = copy(0, END.min(window.size()))?;
-    let tail = window.size().saturating_sub(END).max(head.len() as u64);
+    let head = copy(0, HEAD.min(window.size()))?;
+    let tail = window.size().saturating_sub(TAIL).max(head.len() as u64);
     copy(tail, window.size() - tail)?;
     if head.get(3..11) == Some(b"NTFS    ") {
         let cluster = u64::from(le16(&head, 11)?) * u64::from(head[13]);
@@ -47,5 +56,9 @@ pub(super) fn identify(window: &Window<'_>) -> Result<Probe, Doubt> {
         }
     }
     let area = Area { sector: Some(window.disk().sector_size()), ..Area::default() };
-    Ok(probe_file(&file, Path::new(name), area)?)
+    let name = Path::new(name);
+    let signatures = signatures_file(&file, name, area)?;
+    let kinds =
+        signatures.into_iter().filter(|found| found.usage != "partition table").map(|found| found.kind);
+    Ok(Content { probe: probe_file(&file, name, area)?, kinds: kinds.collect() })
 }

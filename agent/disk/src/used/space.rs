@@ -114,9 +114,10 @@ impl<'a> Volume<'a> {
         Self { slot, segments, size, sector: sector.unwrap_or(SectorSize::B512), identity, depth }
     }
 
-    fn segment_at(&self, offset: u64) -> Option<&Segment<'a>> {
+    /// The segments from the one that holds the byte at `offset`.
+    fn segments_from(&self, offset: u64) -> &[Segment<'a>] {
         let index = self.segments.partition_point(|segment| segment.start + segment.length <= offset);
-        self.segments.get(index)
+        &self.segments[index..]
     }
 }
 
@@ -138,7 +139,7 @@ impl ReadAt for Volume<'_> {
         let (mut at, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let nowhere = || DiskError::new(ErrorKind::Range, &self.identity.path, "reading").at(at);
-            let segment = self.segment_at(at).ok_or_else(nowhere)?;
+            let segment = self.segments_from(at).first().ok_or_else(nowhere)?;
             let (leg, place, length) = segment.locate(at - segment.start);
             let (space, start) = segment.legs.get(leg).ok_or_else(nowhere)?;
             let length = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
@@ -156,7 +157,7 @@ impl Space for Volume<'_> {
         if let Some(used) = used.get_mut(self.slot) {
             used.insert(range.start..range.end.min(self.size));
         }
-        for segment in &self.segments {
+        for segment in self.segments_from(range.start).iter().take_while(|part| part.start < range.end) {
             let from = range.start.max(segment.start) - segment.start;
             let to = range.end.min(segment.start + segment.length).saturating_sub(segment.start);
             if from < to {

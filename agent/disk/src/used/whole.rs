@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::identify::identify;
+use super::identify::{Content, identify};
 use super::space::{Leg, Segment, Space, Spread, Stretch, Volume};
 use super::{Doubt, Ranges, Window, ext, lvm, md, swap};
 use crate::end::ReadAt;
@@ -166,7 +166,7 @@ impl<'a> Explorer<'a> {
     fn look(&mut self, waiting: &Waiting<'a>) -> Result<Found, Doubt> {
         let space: &dyn ReadAt = &*waiting.space;
         let window = Window::whole(space);
-        let probe = identify(&window)?;
+        let Content { probe, kinds } = identify(&window)?;
         self.parts[waiting.part].1.kind.clone_from(&probe.kind);
         // The library's identification is not charged to the mapper.
         let window = Window::whole(space);
@@ -175,6 +175,10 @@ impl<'a> Explorer<'a> {
             "swap" | "swsuspend" => swap::map(&window).map(Found::Used),
             "LVM2_member" | "linux_raid_member" if waiting.space.depth() >= DEEPEST => {
                 Err(Doubt::new("it lies too deep in other volumes"))
+            }
+            // A filesystem that was made over a physical volume leaves parts of it; one of the two is stale.
+            "LVM2_member" if kinds.iter().any(|kind| kind != "LVM2_member") => {
+                Err(Doubt::new(format!("it carries the signatures of several things ({})", kinds.join(", "))))
             }
             "LVM2_member" => lvm::Member::read(&window).map(Found::Physical),
             "linux_raid_member" => md::Member::read(&window).map(Found::Member),
@@ -368,7 +372,7 @@ fn partitions(disk: &dyn ReadAt) -> Result<Option<Table>, Doubt> {
     if let Some(fault) = table.faults.iter().find(|fault| !harmless(fault)) {
         return Err(Doubt::new(format!("its partition table is not certain: {fault}")));
     }
-    let probe = identify(&Window::whole(disk))?;
+    let Content { probe, .. } = identify(&Window::whole(disk))?;
     if !probe.kind.is_empty() || probe.ambivalent {
         let kind = if probe.ambivalent { "several things" } else { &probe.kind };
         return Err(Doubt::new(format!("it has a partition table, and is as a whole {kind} too")));
