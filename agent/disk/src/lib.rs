@@ -4,7 +4,8 @@
 //! an NBD server. [`end`] names the small traits; [`block`], [`mod@file`],
 //! [`nbd`] and [`image`] (formats, through qemu) are ends. The rest of the crate answers
 //! questions about disks without touching their content: which disks this machine has, what they carry, whether
-//! they are in use, how a partition table reads and what it looks like after the disk has grown.
+//! they are in use, how a partition table reads and what it looks like after the disk has grown, and which bytes
+//! carry data at all ([`used`]).
 
 pub mod blkid;
 pub mod block;

@@ -15,6 +15,10 @@
 //! * In a hot migration the swap of the source is being written and read. Its content is not wanted, and
 //!   the tracker reports the writes; the map of a swap area is only right because nobody will swap it in again.
 //!
+//! [`used_maps`] goes through whole disks: partition tables, volume groups, arrays, down to the filesystems, and back up to the
+//! bytes of the disks. Filesystems are recognised by libblkid, which knows many more than are mapped here: what it
+//! takes for something else, or for several things, is not looked into.
+//!
 //! What a boot loader may use is always used: the start of each partition, the gaps between them, head and tail of the disk.
 
 mod bitmap;
