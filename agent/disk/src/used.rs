@@ -22,16 +22,19 @@
 //! What a boot loader may use is always used: the start of each partition, the gaps between them, head and tail of the disk.
 
 mod bitmap;
+mod crc32c;
 pub mod ext;
 mod fields;
 mod identify;
 mod lvm;
 mod md;
+mod print;
 mod ranges;
 mod space;
 pub mod swap;
 mod whole;
 mod window;
+pub mod xfs;
 
 pub use ranges::Ranges;
 pub use whole::{Part, UsedMap, UsedMaps, used_maps};

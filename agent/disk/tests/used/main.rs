@@ -7,3 +7,4 @@ mod lvm;
 mod md;
 mod poison;
 mod whole;
+mod xfs;

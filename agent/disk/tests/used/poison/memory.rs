@@ -1,6 +1,7 @@
 //! A disk in memory that can be damaged.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use gantry_disk::used::{Doubt, Ranges, Window};
 use gantry_disk::{DiskError, ErrorKind, Geometry, Identity, ReadAt, SectorSize};
@@ -11,12 +12,14 @@ use super::{Random, Subject};
 pub struct Memory {
     pub bytes: Vec<u8>,
     identity: Identity,
+    read: Mutex<Ranges>,
 }
 
 impl Memory {
     /// A disk with these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, identity: Identity { path: "memory".to_owned(), ..Identity::default() } }
+        let identity = Identity { path: "memory".to_owned(), ..Identity::default() };
+        Self { bytes, identity, read: Mutex::default() }
     }
 }
 
@@ -35,6 +38,7 @@ impl Geometry for Memory {
 impl ReadAt for Memory {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         self.check(offset, buffer.len() as u64, "reading")?;
+        self.read.lock().unwrap().insert(offset..offset + buffer.len() as u64);
         let start = usize::try_from(offset).unwrap();
         let Some(bytes) = self.bytes.get(start..start + buffer.len()) else {
             return Err(DiskError::new(ErrorKind::Range, "memory", "reading"));
@@ -50,6 +54,13 @@ pub enum Damage {
     Bit,
     /// Up to 512 bytes become random.
     Bytes,
+}
+
+/// All that a mapper reads of an image.
+pub fn looked_at(subject: &dyn Subject, image: &Path) -> Ranges {
+    let disk = Memory::new(std::fs::read(image).unwrap());
+    subject.map(&Window::whole(&disk)).unwrap();
+    disk.read.into_inner().unwrap()
 }
 
 /// Damages copies of an image `times` at places in `areas` and maps each. A map of a damaged filesystem must hold all

@@ -115,6 +115,22 @@ fn step(random: &mut Random, state: &mut State) -> io::Result<()> {
     }
 }
 
+/// Copies some files of the root that share their blocks with the original, where the filesystem can, and writes into some.
+pub fn clone_files(random: &mut Random, root: &Path) {
+    let entries: Vec<_> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for (number, from) in
+        entries.iter().filter(|path| path.is_file() && !path.is_symlink()).take(20).enumerate()
+    {
+        let to = root.join(format!("clone{number}"));
+        super::run("cp", &["--reflink=auto", &from.display().to_string(), &to.display().to_string()]);
+        if random.once_in(2) {
+            let at = random.below(1 << 16);
+            let _full =
+                OpenOptions::new().write(true).open(&to).and_then(|file| write(random, &file, at, 9000));
+        }
+    }
+}
+
 /// Most files are small, some are large.
 fn length(random: &mut Random) -> u64 {
     let limit = *random.pick(&[100, 4000, 4000, 70_000, 70_000, 1 << 20, 5 << 20]);

@@ -28,9 +28,10 @@ impl Tree {
                 } else {
                     "other".to_owned()
                 };
+                // How large a folder is, is the driver's business (ntfs-3g changes its mind after a mount).
+                let size = if meta.is_dir() { 0 } else { meta.size() };
                 let attributes = attributes(&path);
-                let line =
-                    format!("{:o} {} {} {content} {attributes}", meta.mode(), meta.size(), meta.nlink());
+                let line = format!("{:o} {} {} {content} {attributes}", meta.mode(), size, meta.nlink());
                 entries.insert(path.strip_prefix(root).unwrap().to_owned(), line);
             }
         }
