@@ -22,6 +22,7 @@
 //! What a boot loader may use is always used: the start of each partition, the gaps between them, head and tail of the disk.
 
 mod bitmap;
+pub mod btrfs;
 mod crc32c;
 pub mod ext;
 mod fields;

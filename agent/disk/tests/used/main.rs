@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a proof that cannot go on stops")]
 
+mod btrfs;
 mod ext;
 mod lvm;
 mod md;
