@@ -29,6 +29,7 @@ mod fields;
 mod identify;
 mod lvm;
 mod md;
+pub mod ntfs;
 mod print;
 mod ranges;
 mod space;

@@ -132,6 +132,12 @@ impl Ranges {
         self.spans.range(..=offset).next_back().is_some_and(|(_, &end)| end > offset)
     }
 
+    /// Whether all bytes of `range` are used.
+    pub fn covers(&self, range: Range<u64>) -> bool {
+        range.is_empty()
+            || self.spans.range(..=range.start).next_back().is_some_and(|(_, &end)| end >= range.end)
+    }
+
     /// Whether any byte of `range` is used.
     pub fn touches(&self, range: Range<u64>) -> bool {
         !range.is_empty()
@@ -212,6 +218,8 @@ mod tests {
             for (at, &used) in (0u64..).zip(&model) {
                 prop_assert_eq!(ranges.contains(at), used, "byte {}", at);
                 prop_assert_eq!(ranges.touches(at..at + 1), used);
+                let next = model.get(at as usize + 1).is_some_and(|&next| next);
+                prop_assert_eq!(ranges.covers(at..at + 2), used && next);
             }
             let count = |part: std::ops::Range<usize>| model[part].iter().filter(|&&used| used).count() as u64;
             prop_assert_eq!(ranges.total_in(&(70..220)), count(70..220));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identify::{Content, identify};
 use super::space::{Leg, Segment, Space, Spread, Stretch, Volume};
-use super::{Doubt, Ranges, Window, ext, lvm, md, swap};
+use super::{Doubt, Ranges, Window, btrfs, ext, lvm, md, ntfs, swap, xfs};
 use crate::end::ReadAt;
 use crate::table::{self, Fault, Table};
 
@@ -172,6 +172,9 @@ impl<'a> Explorer<'a> {
         let window = Window::whole(space);
         match probe.kind.as_str() {
             "ext2" | "ext3" | "ext4" => ext::map(&window).map(Found::Used),
+            "xfs" => xfs::map(&window).map(Found::Used),
+            "btrfs" => btrfs::map(&window).map(Found::Used),
+            "ntfs" => ntfs::map(&window).map(Found::Used),
             "swap" | "swsuspend" => swap::map(&window).map(Found::Used),
             "LVM2_member" | "linux_raid_member" if waiting.space.depth() >= DEEPEST => {
                 Err(Doubt::new("it lies too deep in other volumes"))

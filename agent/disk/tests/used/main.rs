@@ -6,6 +6,7 @@ mod btrfs;
 mod ext;
 mod lvm;
 mod md;
+mod ntfs;
 mod poison;
 mod whole;
 mod xfs;
