@@ -73,10 +73,11 @@ fn options(random: &mut Random) -> String {
     let (data, metadata) = (*random.pick(&["single", "single", "dup"]), *random.pick(&["single", "dup"]));
     let mut features = vec![*random.pick(&["no-holes", "^no-holes"])];
     let mut late = "free-space-tree";
-    match random.below(5) {
+    match random.below(6) {
         0 => late = "^free-space-tree",
         1 => features.push("block-group-tree"),
         2 => features.push("^skinny-metadata"),
+        3 => features.push("squota"),
         _ => {}
     }
     let mixed = if random.once_in(5) { "--mixed -n 4096" } else { &format!("-n {node}") };

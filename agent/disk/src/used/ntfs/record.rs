@@ -79,7 +79,7 @@ pub(super) fn unguard(bytes: &mut [u8]) -> Result<(), Doubt> {
     let torn = || Doubt::new("a structure is torn");
     let (start, count) = (usize::from(le16(bytes, 4)?), usize::from(le16(bytes, 6)?));
     let strides = bytes.len() / STRIDE;
-    if count != strides + 1 || bytes.len() % STRIDE != 0 || start % 2 != 0 || start + 2 * count > STRIDE - 2 {
+    if count != strides + 1 || !bytes.len().is_multiple_of(STRIDE) || start + 2 * count > STRIDE - 2 {
         return Err(torn());
     }
     let number = le16(bytes, start)?;

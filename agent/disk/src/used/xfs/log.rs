@@ -102,7 +102,7 @@ impl<'a> Log<'a> {
         let inside = group < geometry.groups
             && block.checked_add(geometry.log_blocks).is_some_and(|end| end <= geometry.group_length(group));
         let bytes = geometry.log_blocks * geometry.block;
-        if !inside || bytes > MOST || bytes < 2 * BLOCK {
+        if !inside || !(2 * BLOCK..=MOST).contains(&bytes) {
             return Err(Doubt::new("its log lies where none can be"));
         }
         let start = geometry.group_start(group) + block * geometry.block;
