@@ -37,8 +37,9 @@ const BITMAP: u64 = 6;
 const BOOT_CODE: u64 = 8192;
 /// Bytes read at once of bitmaps and of the master file table.
 const PIECE: u64 = 1 << 20;
-/// Volume flags: dirty, log to be resized, upgrade on mount, chkdsk under way. Each asks Windows to change the volume.
-const UNQUIET: u16 = 0x4007;
+/// Volume flags: dirty, log to be resized, upgrade on mount, journal being deleted, object IDs to be repaired, chkdsk under
+/// way, changed by chkdsk. Each asks Windows to change the volume, and ntfs-3g does not mount it for writing.
+const UNQUIET: u16 = 0xc037;
 /// Records that the mirror repeats.
 const MIRRORED: u64 = 4;
 /// Bytes of a hibernation file that tell whether it holds a system.

@@ -40,10 +40,18 @@ impl Subject for Btrfs {
         verdict("btrfs", &["check", "--readonly", "--check-data-csum", &path.display().to_string()])
     }
 
+    /// Another UUID than the one that the blocks name.
+    fn afterwards(&self, random: &mut Random, image: &Path) {
+        if random.once_in(3) {
+            good("btrfstune", &["-f", "-m", &image.display().to_string()]);
+        }
+    }
+
     /// Space that is shared, and space that is given back.
     fn special(&self, random: &mut Random, mounted: &Path) {
         let root = mounted.display().to_string();
         poison::clone_files(random, mounted);
+        poison::fragment(mounted);
         for number in 0..2 {
             let snapshot = format!("{root}/snapshot{number}");
             run("btrfs", &["subvolume", "snapshot", &root, &snapshot]);

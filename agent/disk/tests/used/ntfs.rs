@@ -47,18 +47,8 @@ impl Subject for Ntfs {
         "compression,streams_interface=xattr"
     }
 
-    /// Fragments the file table: records are added when no free space lies in one piece.
     fn special(&self, _random: &mut Random, mounted: &Path) {
-        let folder = mounted.join("pieces");
-        std::fs::create_dir(&folder).unwrap();
-        for number in 0..600 {
-            if std::fs::write(folder.join(format!("piece{number}")), vec![number as u8; 3000]).is_err() {
-                break;
-            }
-        }
-        for number in (0..600).step_by(2) {
-            let _gone = std::fs::remove_file(folder.join(format!("piece{number}")));
-        }
+        poison::fragment(mounted);
     }
 }
 

@@ -16,7 +16,7 @@ use std::process::{Command, Output};
 use gantry_disk::loops::{Loop, Shown};
 use gantry_disk::used::{Doubt, Ranges, UsedMaps, Window, used_maps};
 use gantry_disk::{Geometry, ImageFile, ReadAt};
-pub use operations::{clone_files, operate};
+pub use operations::{clone_files, fragment, operate};
 pub use tree::Tree;
 
 /// A small generator (splitmix64), the same on every machine for the same seed.

@@ -131,6 +131,18 @@ pub fn clone_files(random: &mut Random, root: &Path) {
     }
 }
 
+/// Cuts the free space into pieces: trees of it grow, and lists turn into bitmaps.
+pub fn fragment(root: &Path) {
+    let folder = root.join("pieces");
+    let Ok(()) = fs::create_dir(&folder) else { return };
+    let piece = |number: u64| folder.join(format!("piece{number}"));
+    let made =
+        (0..600).take_while(|&number| fs::write(piece(number), vec![number as u8; 3000]).is_ok()).count();
+    for number in (0..made as u64).step_by(2) {
+        let _full = fs::remove_file(piece(number));
+    }
+}
+
 /// Most files are small, some are large.
 fn length(random: &mut Random) -> u64 {
     let limit = *random.pick(&[100, 4000, 4000, 70_000, 70_000, 1 << 20, 5 << 20]);
