@@ -22,7 +22,7 @@ use boot::Boot;
 use record::Record;
 use table::Table;
 
-use super::bitmap::{count_set, set_runs};
+use super::bitmap::set_runs;
 use super::fields::le16;
 use super::{Doubt, Ranges, Window};
 
@@ -106,8 +106,8 @@ fn read_bitmap(table: &Table<'_>, used: &mut Ranges) -> Result<u64, Doubt> {
     for start in (0..needed).step_by(PIECE as usize) {
         let bytes = bitmap.read(table, start, PIECE.min(needed - start))?;
         let bits = (boot.clusters - start * 8).min(PIECE * 8);
-        set += count_set(&bytes, bits);
         for run in set_runs(&bytes, bits) {
+            set += run.end - run.start;
             used.insert((start * 8 + run.start) * boot.cluster..(start * 8 + run.end) * boot.cluster);
         }
     }
