@@ -23,7 +23,7 @@
 
 mod bitmap;
 pub mod btrfs;
-mod crc32c;
+mod checksum;
 pub mod ext;
 mod fields;
 mod identify;

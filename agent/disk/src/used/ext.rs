@@ -13,17 +13,16 @@
 //! bitmaps (flex_bg) are read together. Metadata is used whatever a bitmap says, as are the bytes before the first block and
 //! behind the last.
 
-mod checksum;
 mod groups;
 mod quiet;
 mod superblock;
 
 use std::ops::Range;
 
-use self::checksum::crc32c;
 use self::groups::Group;
 use self::superblock::Superblock;
 use super::bitmap::{count_set, set_runs};
+use super::checksum::crc32c;
 use super::{Doubt, Ranges, Window};
 
 /// The most bytes of neighbouring bitmaps that are read at once.

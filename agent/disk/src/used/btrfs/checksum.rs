@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use twox_hash::XxHash64;
 
 use crate::used::Doubt;
-use crate::used::crc32c::crc32c;
+use crate::used::checksum::crc32c;
 
 /// Bytes that are reserved for one.
 pub(super) const SIZE: usize = 32;
@@ -34,7 +34,7 @@ impl Checksum {
     pub fn fits(self, block: &[u8]) -> bool {
         let Some((stored, covered)) = block.split_at_checked(SIZE) else { return false };
         match self {
-            Self::Crc32c => stored.starts_with(&crc32c(covered).to_le_bytes()),
+            Self::Crc32c => stored.starts_with(&(!crc32c(u32::MAX, &[covered])).to_le_bytes()),
             Self::XxHash64 => stored.starts_with(&XxHash64::oneshot(0, covered).to_le_bytes()),
             Self::Sha256 => stored == Sha256::digest(covered).as_slice(),
             Self::Blake2b => stored == Blake2b256::digest(covered).as_slice(),

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::checksum::{crc16, crc32c};
 use super::superblock::Superblock;
+use crate::used::checksum::{crc16, crc32c};
 use crate::used::fields::{le16, le32};
 use crate::used::{Doubt, Window};
 

@@ -1,7 +1,7 @@
 //! The superblock: what the filesystem looks like, and whether it says that it is clean.
 //! Source of the layout: the kernel's Documentation/filesystems/ext4/super.rst.
 
-use super::checksum::crc32c;
+use crate::used::checksum::crc32c;
 use crate::used::fields::{le16, le32, le64};
 use crate::used::{Doubt, Window};
 

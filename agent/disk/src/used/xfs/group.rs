@@ -2,7 +2,7 @@
 
 use super::superblock::{Geometry, Superblock};
 use super::tree::{self, Order, Tree};
-use crate::used::crc32c::crc32c_around;
+use crate::used::checksum::crc32c_around;
 use crate::used::fields::{be32, le32};
 use crate::used::{Doubt, Ranges, Window};
 

@@ -1,6 +1,6 @@
 //! The superblock: geometry, features and counters. Big-endian.
 
-use crate::used::crc32c::crc32c_around;
+use crate::used::checksum::crc32c_around;
 use crate::used::fields::{be16, be32, be64, le32};
 use crate::used::{Doubt, Window};
 

@@ -2,7 +2,7 @@
 
 use super::group::NULL;
 use super::superblock::Geometry;
-use crate::used::crc32c::crc32c_around;
+use crate::used::checksum::crc32c_around;
 use crate::used::fields::{be16, be32, be64, le32};
 use crate::used::print::Print;
 use crate::used::{Doubt, Window};

@@ -1,5 +1,7 @@
-//! The checksums of ext4: CRC-32C and CRC-16, both without a final inversion and chained over several pieces.
-//! Source: the kernel's Documentation/filesystems/ext4/checksums.rst; proven against mke2fs by the poison tests.
+//! CRC-32C and CRC-16 as filesystems use them: plain, without a final inversion, and chained over several pieces (ext4), or
+//! inverted at the end (XFS, Btrfs).
+//! Sources: the kernel's Documentation/filesystems/ext4/checksums.rst; proven against the filesystems' tools by the poison
+//! tests.
 
 use crc::{Algorithm, CRC_16_ARC, CRC_32_ISCSI, Crc, Table};
 
@@ -18,6 +20,16 @@ pub(super) fn crc32c(seed: u32, pieces: &[&[u8]]) -> u32 {
     digest.finalize()
 }
 
+/// The usual CRC-32C, inverted at the end, of a structure that holds its own in the four bytes at `hole`, which count as zero. A
+/// structure that is too short for the hole is covered whole.
+pub(super) fn crc32c_around(bytes: &[u8], hole: usize) -> u32 {
+    let end = hole.saturating_add(4);
+    match (bytes.get(..hole), bytes.get(end..)) {
+        (Some(before), Some(after)) => !crc32c(u32::MAX, &[before, &[0; 4], after]),
+        _ => !crc32c(u32::MAX, &[bytes]),
+    }
+}
+
 /// CRC-16 over `pieces`, from all ones.
 pub(super) fn crc16(pieces: &[&[u8]]) -> u16 {
     let mut digest = TABLE_16.digest_with_initial(u16::MAX);
@@ -33,6 +45,9 @@ mod tests {
     fn checksums_are_chained_and_not_inverted() {
         assert_eq!(crc32c(u32::MAX, &[b"123456789"]), !0xe306_9283);
         assert_eq!(crc32c(crc32c(u32::MAX, &[b"1234"]), &[b"567", b"89"]), !0xe306_9283);
+        assert_eq!(crc32c_around(b"12\xff\xff\xff\xff789", 2), !crc32c(u32::MAX, &[b"12\0\0\0\x00789"]));
+        assert_ne!(crc32c_around(b"12\xff\xff\xff\xff789", 3), !crc32c(u32::MAX, &[b"12\0\0\0\x00789"]));
+        assert_eq!(crc32c_around(b"123456789", 6), 0xe306_9283);
         // CRC-16/MODBUS is the same with the same start.
         assert_eq!(crc16(&[b"1234", b"56789"]), 0x4b37);
     }
