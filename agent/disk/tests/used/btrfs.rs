@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use gantry_disk::ImageFile;
 use gantry_disk::used::{Doubt, Ranges, Window, btrfs};
 
-use crate::poison::memory::{Damage, damage, looked_at};
+use crate::poison::memory::{Damage, Memory, damage, looked_at};
 use crate::poison::{self, Made, Mounted, Random, Subject, Tree, good, run, verdict};
 
 struct Btrfs;
@@ -139,6 +139,42 @@ fn damage_never_makes_a_map_smaller() {
         println!("{maps} maps, {doubts} doubts");
         assert!(doubts > 10);
     }
+}
+
+/// Damage under right checksums, as only a liar makes it: any answer will do, but there must be one.
+#[test]
+fn a_liar_gets_an_answer() {
+    let (_folder, image) = formatted(128 << 20, &["-n", "4096", "-m", "dup"]);
+    if let Some(mounted) = Mounted::new(&Btrfs, &image, false) {
+        poison::operate(&mut Random(3), mounted.path(), 60);
+        poison::fragment(mounted.path());
+    }
+    let blocks: Vec<u64> = looked_at(&Btrfs, &image).iter().flat_map(|area| area.step_by(4096)).collect();
+    let mut disk = Memory::new(std::fs::read(&image).unwrap());
+    let mut random = Random(poison::seeds(1).start);
+    let (mut maps, mut doubts) = (0, 0);
+    for _ in 0..400 {
+        let at = *random.pick(&blocks) as usize;
+        let before = disk.bytes[at..at + 4096].to_vec();
+        for _ in 0..1 + random.below(3) {
+            // Mostly in heads, where numbers are; often a number of its own kind.
+            let reach = *random.pick(&[70, 1000, 4060]);
+            let place = 32 + random.below(reach) as usize;
+            let any = random.next() as u8;
+            let value = *random.pick(&[0, 1, 0x7f, 0xff, any]);
+            let length = *random.pick(&[1, 1, 4, 8]);
+            disk.bytes[at..at + 4096][place..].iter_mut().take(length).for_each(|byte| *byte = value);
+        }
+        let sum = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&disk.bytes[at + 32..at + 4096]);
+        disk.bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+        match btrfs::map(&Window::whole(&disk)) {
+            Ok(_) => maps += 1,
+            Err(_) => doubts += 1,
+        }
+        disk.bytes[at..at + 4096].copy_from_slice(&before);
+    }
+    println!("{} blocks, {maps} maps, {doubts} doubts", blocks.len());
+    assert!(maps > 10 && doubts > 100);
 }
 
 /// Nothing is overwritten in place, so what a crash leaves is the last commit and perhaps a log.

@@ -231,3 +231,22 @@ fn random_damage_to_a_disk_ends_with_an_answer() {
         disk.write(at, &before);
     }
 }
+
+#[test]
+fn partitions_of_every_known_kind_are_looked_into() {
+    let disk = Disk::new(
+        "label: gpt\nstart=1MiB, size=48MiB\nstart=49MiB, size=40MiB\nstart=89MiB, size=16MiB\n\
+         start=105MiB, size=16MiB\n",
+    );
+    disk.put(1, 48, &["mkfs.xfs", "-q", "--unsupported"]);
+    disk.put(49, 40, &["mkfs.btrfs", "-q", "--mixed"]);
+    disk.put(89, 16, &["mkntfs", "-q", "-F", "-Q", "-p", "2048", "-s", "512", "-H", "16", "-S", "63"]);
+    disk.put(105, 16, &["mke2fs", "-q", "-F", "-t", "ext4"]);
+    let map = disk.map();
+    assert_eq!(
+        summary(&map.parts),
+        [(1, 48, "xfs", false), (49, 40, "btrfs", false), (89, 16, "ntfs", false), (105, 16, "ext4", false)]
+    );
+    let used: Vec<u64> = map.parts.iter().map(|part| part.used / MIB).collect();
+    assert!(used.iter().zip([30, 8, 8, 8]).all(|(used, most)| *used <= most), "{used:?}");
+}
