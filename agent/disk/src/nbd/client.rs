@@ -7,7 +7,7 @@ use super::address::Address;
 use super::connection::Connection;
 use super::fault::Fault;
 use super::handshake::Export;
-use super::proto::{can, errno};
+use super::proto::{ERRNOS, can, errno};
 use super::tls::Tls;
 use crate::end::{Geometry, Identity, ReadAt, SectorSize, WriteAt};
 use crate::error::{DiskError, ErrorKind, Result};
@@ -20,8 +20,6 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Unaligned requests and zeroes that must be written go in pieces of this many bytes.
 const PIECE: usize = 1 << 20;
-/// Grain in which a failed read is repeated, to name the bad place.
-const FAULT_GRAIN: usize = 4096;
 
 /// An open export. Its sectors count as 512 bytes, whatever its blocks are: NBD does not tell sector sizes, and a server's
 /// minimum block says what the server can do, not what a guest saw. Requests are fitted to blocks here.
@@ -204,21 +202,10 @@ impl NbdDisk {
     }
 
     fn read_aligned(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let grain = FAULT_GRAIN.max(self.export.blocks.minimum as usize);
         for (i, piece) in buffer.chunks_mut(self.longest()).enumerate() {
             let at = offset + (i * self.longest()) as u64;
-            match self.request(|connection| connection.read(at, piece)) {
-                Ok(()) => {}
-                // The server does not say which byte it is: the first grain that fails again.
-                Err(Fault::Refused { error: errno::EIO, offset: None, .. }) if piece.len() > grain => {
-                    for (i, small) in piece.chunks_mut(grain).enumerate() {
-                        let at = at + (i * grain) as u64;
-                        self.request(|connection| connection.read(at, small))
-                            .map_err(|fault| self.error("reading", at, small.len() as u64, fault))?;
-                    }
-                }
-                Err(fault) => return Err(self.error("reading", at, piece.len() as u64, fault)),
-            }
+            self.request(|connection| connection.read(at, piece))
+                .map_err(|fault| self.error("reading", at, piece.len() as u64, fault))?;
         }
         Ok(())
     }
@@ -250,14 +237,18 @@ impl NbdDisk {
     }
 }
 
+/// An error number of the server's stays one, so that a bad sector behind it is known for one.
 fn error_of(name: &str, what: String, fault: Fault) -> DiskError {
-    let kind = match &fault {
-        Fault::Lost(_) | Fault::Refused { .. } => ErrorKind::Io,
-        Fault::Unusable(_) => ErrorKind::Unsuitable,
-    };
-    let mut error = DiskError::io(name, what, std::io::Error::other(fault.to_string()));
-    error.kind = kind;
-    error
+    match fault {
+        Fault::Refused { error, text, .. } if ERRNOS.contains(&error) => {
+            let source = std::io::Error::from_raw_os_error(error as i32);
+            DiskError::io(name, format!("{what}: the server refuses{text}"), source)
+        }
+        Fault::Lost(_) | Fault::Refused { .. } => {
+            DiskError::io(name, what, std::io::Error::other(fault.to_string()))
+        }
+        Fault::Unusable(why) => DiskError::new(ErrorKind::Unsuitable, name, format!("{what}: {why}")),
+    }
 }
 
 impl Geometry for NbdDisk {

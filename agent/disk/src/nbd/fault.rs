@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use super::proto::{ERRNOS, Malformed};
+use super::proto::Malformed;
 
 /// A failure on one connection.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) enum Fault {
         error: u32,
         /// The byte that the server names.
         offset: Option<u64>,
-        /// In its words, made fit to print.
+        /// In its words, made fit to print, in parentheses; or empty.
         text: String,
     },
     /// The server breaks the protocol or cannot do what is needed. Trying again is no use.
@@ -50,24 +50,19 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost(error) => write!(f, "the connection is lost: {error}"),
-            Self::Refused { error, text, .. } => {
-                match ERRNOS.contains(error) {
-                    true => write!(f, "the server says: {}", io::Error::from_raw_os_error(*error as i32))?,
-                    false => write!(f, "the server says: error {error}")?,
-                }
-                if text.is_empty() { Ok(()) } else { write!(f, " ({text})") }
-            }
+            Self::Refused { error, text, .. } => write!(f, "the server refuses{text}: error {error}"),
             Self::Unusable(why) => f.write_str(why),
         }
     }
 }
 
-/// A server's words, short and without control characters.
+/// A server's words for the end of a sentence: short, without control characters, in parentheses; empty if there are none.
 pub(super) fn printable(bytes: &[u8]) -> String {
     const SHOWN: usize = 200;
     let text = String::from_utf8_lossy(bytes);
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    text.trim_end_matches('\0').trim().chars().take(SHOWN).map(clean).collect()
+    let text: String = text.trim_end_matches('\0').trim().chars().take(SHOWN).map(clean).collect();
+    if text.is_empty() { text } else { format!(" ({text})") }
 }
 
 #[cfg(test)]
@@ -76,10 +71,8 @@ mod tests {
 
     #[test]
     fn a_servers_words_are_tamed() {
-        assert_eq!(printable(b"bad \x1b[31mdisk\n"), "bad  [31mdisk");
-        assert_eq!(printable(&[b'x'; 5000]).len(), 200);
-        let refused = |error| Fault::Refused { error, offset: None, text: String::new() }.to_string();
-        assert!(refused(5).contains("Input/output error"));
-        assert_eq!(refused(4_000_000_000), "the server says: error 4000000000");
+        assert_eq!(printable(b"bad \x1b[31mdisk\n"), " (bad  [31mdisk)");
+        assert_eq!(printable(&[b'x'; 5000]).len(), 203);
+        assert_eq!(printable(b"\n\0"), "");
     }
 }

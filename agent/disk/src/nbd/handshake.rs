@@ -141,9 +141,7 @@ fn ask(
             answer::ACK => return unusable("the server's message is malformed"),
             answer::TLS_REQUIRED => return unusable("the server wants TLS: write nbds:// or nbds+unix://"),
             error if error & answer::ERROR != 0 => {
-                let text = printable(&data);
-                let why = if text.is_empty() { text } else { format!(" ({text})") };
-                return Ok(Answer::Error(error, why));
+                return Ok(Answer::Error(error, printable(&data)));
             }
             kind => each(kind, &data)?,
         }
