@@ -5,11 +5,14 @@
 //! are read of a device. A file is blank when none of its data extents holds a byte other than zero.
 
 mod bytes;
+mod stencil;
 
 use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+pub use stencil::{Look, survey_end};
 
 use crate::blkid::{Area, Probe, probe_area, signatures};
 use crate::end::{Geometry, Identity, ReadAt};

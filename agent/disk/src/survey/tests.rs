@@ -65,6 +65,22 @@ fn a_table_and_what_its_partitions_carry_is_shown_with_the_remedy() {
         \x20 partition 2: 30 MiB, Linux data, ext4 \"root\"\n\
         To erase all of that, name it: --erase 'QM 1'";
     assert_eq!(survey.refusal(&identity, 64 << 20).to_string(), expected);
+    // An end without a path shows the same.
+    let end = crate::ImageFile::open_source(&image.path()).unwrap();
+    for look in [Look::Samples, Look::Everything] {
+        assert_eq!(survey_end(&end, look).unwrap(), survey);
+    }
+}
+
+#[test]
+fn an_end_without_a_path_is_blank_only_when_it_is() {
+    let image = Image::new(64 << 20);
+    let look = |look| survey_end(&crate::ImageFile::open_source(&image.path()).unwrap(), look).unwrap();
+    assert!(look(Look::Samples).blank && look(Look::Everything).blank);
+    image.write(33 << 20, &[1]);
+    assert_eq!(look(Look::Everything).findings, [Finding::Data { at: 33 << 20 }]);
+    image.write((64 << 20) - 1, &[1]);
+    assert_eq!(look(Look::Samples).findings, [Finding::Data { at: (64 << 20) - 1 }]);
 }
 
 #[test]
