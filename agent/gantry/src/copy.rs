@@ -1,33 +1,32 @@
 //! `gantry copy`: any disk end to any disk end on one host.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use gantry_disk::inventory::{scan, select};
+use gantry_disk::BadSectors;
 use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
-use gantry_disk::{BadSectors, ImageFile, WriteAt};
 use gantry_replicate::local::{CopyOptions, copy};
 use serde_json::json;
 
 use crate::ends::{self, EraseRule};
 use crate::finisher::Finish;
+use crate::names::EndName;
 use crate::{events, machine};
 
 /// Copy a disk or image onto another, read it back, compare, and only then make it bootable.
 ///
-/// A target file that does not exist is made, as large as the source. Exit codes: 0 copied and verified; 3 refused; 1
+/// Formats are never guessed; images with backing files are refused. Exit codes: 0 copied and verified; 3 refused; 1
 /// anything else.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Disk by path, serial number or WWN, or an image file.
+    /// Disk by path, serial number or WWN, raw image, FORMAT:PATH (qcow2, vmdk, vhdx, vdi, raw), or NBD URI.
     source: String,
-    /// Disk by path, serial number or WWN, or an image file.
+    /// The same. An image file that does not exist is made, as large as the source.
     target: String,
-    /// The target may be erased although it carries something: name it again, by serial number, WWN or path.
+    /// The target may be erased although it carries something: name it again, by serial number, WWN, path or URI.
     #[arg(long, value_name = "DISK")]
     erase: Vec<String>,
     /// The target carries an older copy of the source: compare, and write only what differs. Name it again, as for --erase.
@@ -52,19 +51,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: &Args) -> Result<()> {
-    let (source_path, target_path) = (Path::new(&args.source), Path::new(&args.target));
-    let related = target_path.exists() && source_path.exists();
-    if related
-        && let Some(why) =
-            relation(&Roots::default(), source_path, target_path)?.refusal(source_path, target_path)
+    let (from, to) = (EndName::parse(&args.source)?, EndName::parse(&args.target)?);
+    if from.means(&to) {
+        return Err(
+            machine::Refused(format!("{} and {} are the same thing", args.source, args.target)).into()
+        );
+    }
+    if let (Some(source), Some(target)) = (from.path(), to.path())
+        && source.exists()
+        && target.exists()
+        && let Some(why) = relation(&Roots::default(), source, target)?.refusal(source, target)
     {
         return Err(machine::Refused(why).into());
     }
     let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0);
-    let named = select(&scan(&Roots::default())?.disks, &args.target).is_ok();
-    let new = !named && !target_path.exists() && !target_path.starts_with("/dev");
-    let (target, base): (Arc<dyn WriteAt>, bool) = if new {
-        (Arc::new(ImageFile::create(target_path, source.size())?), false)
+    let (target, base) = if let Some(new) = ends::create(&to, source.size())? {
+        (new, false)
     } else {
         // A code stands for a job whose label would be taken up again; a copy has none.
         let code = gantry_wire::Code::from_random(gantry_replicate::random::bytes()?);

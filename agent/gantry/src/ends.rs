@@ -11,17 +11,19 @@ use gantry_disk::mark::{self, Mark};
 use gantry_disk::peek::Peek;
 use gantry_disk::pending::Trace;
 use gantry_disk::roots::Roots;
-use gantry_disk::survey::survey;
+use gantry_disk::survey::{Look, survey, survey_end};
 use gantry_disk::usage::{Use, free_or_why, in_use, refusal};
-use gantry_disk::{BlockDevice, ErrorKind, Geometry, Identity, ImageFile, ReadAt};
+use gantry_disk::{BlockDevice, ErrorKind, FormattedImage, Identity, ImageFile, NbdDisk, ReadAt, WriteAt};
 use gantry_replicate::receiver::TargetDisk;
 use gantry_wire::code::{job, job_tag};
 use gantry_wire::{Code, DiskInfo};
 
+use crate::names::EndName;
+
 /// What to do about disks that carry something.
 #[derive(Debug, Clone, Default)]
 pub struct EraseRule {
-    /// Serial numbers, WWNs or paths that may be erased.
+    /// Serial numbers, WWNs, paths or URIs that may be erased.
     pub erase: Vec<String>,
     /// Those that carry an older copy of the source: they may be erased too, but only what differs crosses.
     pub base: Vec<String>,
@@ -29,7 +31,7 @@ pub struct EraseRule {
     pub blank_only: bool,
 }
 
-/// The disks of this machine, or those named, for sending. A name may be an image file.
+/// The disks of this machine, or those named, for sending. A name may be an image or an export: see [`EndName`].
 pub fn sources(names: &[String]) -> Result<Vec<Arc<dyn ReadAt>>> {
     let roots = Roots::default();
     let inventory = scan(&roots).context("listing the disks of this machine")?;
@@ -37,6 +39,7 @@ pub fn sources(names: &[String]) -> Result<Vec<Arc<dyn ReadAt>>> {
     for chosen in choose(&inventory.disks, names)? {
         match chosen {
             Chosen::File(path) => ends.push(Arc::new(ImageFile::open_source(&path)?)),
+            Chosen::Elsewhere(name) => ends.push(elsewhere(&name)?),
             Chosen::Disk(disk) => {
                 let uses = free_or_why(&roots, disk)?;
                 if !uses.is_empty() {
@@ -58,13 +61,12 @@ pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<Ta
     let roots = Roots::default();
     let inventory = scan(&roots).context("listing the disks of this machine")?;
     for (option, names) in [("--erase", &rule.erase), ("--base", &rule.base)] {
-        for name in names.iter().filter(|name| !Path::new(name).is_file()) {
-            // A name that means no disk, or two, is a mistake to be told before anything is erased.
-            select(&inventory.disks, name).context(option)?;
-        }
+        // A name that means no disk, or two, is a mistake to be told before anything is erased.
+        choose(&inventory.disks, names).context(option)?;
     }
     let taken = choose(&inventory.disks, names)?.into_iter().map(|chosen| match chosen {
         Chosen::File(path) => take_file(&path, rule),
+        Chosen::Elsewhere(name) => take_elsewhere(&name, rule),
         Chosen::Disk(disk) => take_disk(&roots, disk, rule),
     });
     let taken = taken.collect::<Result<Vec<_>>>()?;
@@ -87,7 +89,7 @@ pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<Ta
 pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<(String, Mark)> {
     let uuid = smbios_uuid(&Roots::default()).ok()?;
     targets.iter().find_map(|target| {
-        let head = head_of(Path::new(&target.info.path)).ok()?;
+        let head = head_of(&Peek::open(Path::new(&target.info.path)).ok()?).ok()?;
         let mark = mark::read(&head)
             .filter(|mark| mark.uuid.eq_ignore_ascii_case(&uuid) && mark.job == job_tag(code))?;
         parse(&head).is_none().then(|| (target.info.path.clone(), mark))
@@ -97,6 +99,8 @@ pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<(String, Ma
 enum Chosen<'a> {
     Disk(&'a Disk),
     File(PathBuf),
+    /// Behind an NBD server: somebody else's, or qemu's for an image of a format.
+    Elsewhere(EndName),
 }
 
 fn choose<'a>(disks: &'a [Disk], names: &[String]) -> Result<Vec<Chosen<'a>>> {
@@ -104,18 +108,27 @@ fn choose<'a>(disks: &'a [Disk], names: &[String]) -> Result<Vec<Chosen<'a>>> {
         return Ok(disks.iter().filter(|disk| !disk.removable).map(Chosen::Disk).collect());
     }
     let one = |name: &String| {
-        let path = Path::new(name);
-        if path.is_file() {
-            Ok(Chosen::File(path.to_owned()))
-        } else {
-            Ok(Chosen::Disk(select(disks, name)?))
-        }
+        Ok(match EndName::parse(name)? {
+            EndName::Plain(path) | EndName::Raw(path) if path.is_file() => Chosen::File(path),
+            EndName::Plain(path) | EndName::Raw(path) => {
+                Chosen::Disk(select(disks, &path.to_string_lossy())?)
+            }
+            name => Chosen::Elsewhere(name),
+        })
     };
     names.iter().map(one).collect()
 }
 
-fn head_of(path: &Path) -> Result<Vec<u8>> {
-    let disk = Peek::open(path)?;
+/// Opens what is behind an NBD server to read it.
+fn elsewhere(name: &EndName) -> Result<Arc<dyn ReadAt>> {
+    Ok(match name {
+        EndName::Server(address) => Arc::new(NbdDisk::open_source(address)?),
+        EndName::Image(image) => Arc::new(FormattedImage::open_source(image)?),
+        EndName::Plain(path) | EndName::Raw(path) => Arc::new(ImageFile::open_source(path)?),
+    })
+}
+
+fn head_of(disk: &dyn ReadAt) -> Result<Vec<u8>> {
     let mut head = vec![0; HEAD.min(disk.size() as usize)];
     disk.read_at(0, &mut head)?;
     Ok(head)
@@ -124,9 +137,7 @@ fn head_of(path: &Path) -> Result<Vec<u8>> {
 /// What the disk says of a session that did not end.
 fn trace(target: &TargetDisk) -> Result<Option<Trace>> {
     let Some(end) = &target.end else { return Ok(None) };
-    let mut head = vec![0; HEAD.min(end.size() as usize)];
-    end.read_at(0, &mut head)?;
-    Ok(Trace::read(&head))
+    Ok(Trace::read(&head_of(&**end)?))
 }
 
 /// A target that nobody else can take any more. It is taken before it is looked at, and let go when it is refused: from the
@@ -135,14 +146,31 @@ struct Taken {
     target: TargetDisk,
     /// It may be overwritten whatever it carries.
     named: bool,
+    /// How much of it is looked at through its server; what has a path of its own is looked at there.
+    look: Option<Look>,
 }
 
 impl Taken {
+    /// `called` says whether the end is among names.
+    fn new(
+        end: Arc<dyn WriteAt>,
+        called: impl Fn(&[String]) -> bool,
+        rule: &EraseRule,
+        look: Option<Look>,
+    ) -> Self {
+        let base = called(&rule.base);
+        let target = TargetDisk { base, ..TargetDisk::usable(end) };
+        Self { target, named: base || called(&rule.erase), look }
+    }
+
     /// The target, refused if the erase rule forbids it.
     fn unless_forbidden(self, rule: &EraseRule) -> Result<TargetDisk> {
         let Some(end) = &self.target.end else { return Ok(self.target) };
         let identity = end.identity();
-        let found = survey(Path::new(&identity.path))?;
+        let found = match self.look {
+            Some(look) => survey_end(&**end, look)?,
+            None => survey(Path::new(&identity.path))?,
+        };
         if found.blank {
             return Ok(self.target);
         }
@@ -160,14 +188,25 @@ impl Taken {
     }
 }
 
+/// Whether `name` is one of `names`.
+fn is_among(names: &[String], name: &EndName) -> bool {
+    names.iter().any(|other| EndName::parse(other).is_ok_and(|other| other.means(name)))
+}
+
 fn take_file(path: &Path, rule: &EraseRule) -> Result<Taken> {
-    let end = ImageFile::open_target(path)?;
-    let same = |name: &String| {
-        std::fs::canonicalize(name).is_ok_and(|named| path.canonicalize().is_ok_and(|p| p == named))
+    let end = Arc::new(ImageFile::open_target(path)?);
+    let name = EndName::Raw(path.to_owned());
+    Ok(Taken::new(end, |names| is_among(names, &name), rule, None))
+}
+
+/// Takes what is behind an NBD server. Only the server can tell what it carries.
+fn take_elsewhere(name: &EndName, rule: &EraseRule) -> Result<Taken> {
+    let (end, look): (Arc<dyn WriteAt>, Look) = match name {
+        EndName::Server(address) => (Arc::new(NbdDisk::open_target(address)?), Look::Samples),
+        EndName::Image(image) => (Arc::new(FormattedImage::open_target(image)?), Look::Everything),
+        EndName::Plain(path) | EndName::Raw(path) => return take_file(path, rule),
     };
-    let base = rule.base.iter().any(same);
-    let target = TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) };
-    Ok(Taken { target, named: base || rule.erase.iter().any(same) })
+    Ok(Taken::new(end, |names| is_among(names, name), rule, Some(look)))
 }
 
 fn take_disk(roots: &Roots, disk: &Disk, rule: &EraseRule) -> Result<Taken> {
@@ -181,7 +220,7 @@ fn take_disk(roots: &Roots, disk: &Disk, rule: &EraseRule) -> Result<Taken> {
             sector_size: disk.sector.bytes(),
             refusal: String::new(),
         };
-        Ok(Taken { target: refused(info, why), named: false })
+        Ok(Taken { target: refused(info, why), named: false, look: None })
     };
     // Sources are set read-only, and stay so when a sender is started again; a target must be writable.
     if disk.read_only {
@@ -202,9 +241,7 @@ fn take_disk(roots: &Roots, disk: &Disk, rule: &EraseRule) -> Result<Taken> {
         Err(error) => return Err(error.into()),
     };
     let called = |names: &[String]| names.iter().any(|name| is_called(disk, name));
-    let base = called(&rule.base);
-    let target = TargetDisk { base, ..TargetDisk::usable(Arc::new(end)) };
-    Ok(Taken { target, named: base || called(&rule.erase) })
+    Ok(Taken::new(Arc::new(end), called, rule, None))
 }
 
 fn refused(info: DiskInfo, refusal: String) -> TargetDisk {
@@ -212,10 +249,28 @@ fn refused(info: DiskInfo, refusal: String) -> TargetDisk {
 }
 
 /// Opens an end only to read it: devices past the page cache, so that what is compared is the medium.
-pub fn reader(name: &str) -> Result<Box<dyn ReadAt>> {
-    let path = Path::new(name);
-    Ok(match path.is_file() {
-        true => Box::new(ImageFile::open_source(path)?),
-        false => Box::new(BlockDevice::open_reader(path, Identity::default())?),
+pub fn reader(name: &str) -> Result<Arc<dyn ReadAt>> {
+    Ok(match EndName::parse(name)? {
+        EndName::Plain(path) | EndName::Raw(path) if !path.is_file() => {
+            Arc::new(BlockDevice::open_reader(&path, Identity::default())?)
+        }
+        name => elsewhere(&name)?,
+    })
+}
+
+/// Makes a target as large as its source, if `name` is that of a file that does not exist.
+pub fn create(name: &EndName, size: u64) -> Result<Option<Arc<dyn WriteAt>>> {
+    let missing = |path: &Path| !path.exists() && !path.starts_with("/dev");
+    Ok(match name {
+        EndName::Image(image) if missing(&image.path) => Some(Arc::new(FormattedImage::create(image, size)?)),
+        EndName::Plain(path) | EndName::Raw(path) if missing(path) => {
+            let disks = scan(&Roots::default())?.disks;
+            // A serial number is no file to be made.
+            match select(&disks, &path.to_string_lossy()) {
+                Ok(_) => None,
+                Err(_) => Some(Arc::new(ImageFile::create(path, size)?)),
+            }
+        }
+        _ => None,
     })
 }

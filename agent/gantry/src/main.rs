@@ -3,10 +3,12 @@
 mod copy;
 mod ends;
 mod events;
+mod export;
 mod finisher;
 mod image;
 mod inspect;
 mod machine;
+mod names;
 mod pairing;
 mod receive;
 mod repair;
@@ -29,6 +31,7 @@ struct Cli {
 enum Command {
     Inspect(inspect::Args),
     Copy(copy::Args),
+    Export(export::Args),
     Receive(receive::Args),
     Send(send::Args),
     Verify(verify::Args),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Inspect(args) => inspect::run(args),
         Command::Copy(args) => copy::run(args),
+        Command::Export(args) => export::run(args),
         Command::Receive(args) => receive::run(args),
         Command::Send(args) => send::run(args),
         Command::Verify(args) => verify::run(args),

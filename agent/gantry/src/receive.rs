@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::ends::{self, EraseRule};
 use crate::finisher::{Finish, clear_leftovers};
+use crate::names::EndName;
 use crate::{events, machine, pairing};
 
 /// Receive a machine: write it, verify it, repair it, commit it.
@@ -22,7 +23,8 @@ use crate::{events, machine, pairing};
 /// --erase. Exit codes: 0 committed and the sender knows; 3 refused, a person must change something; 1 anything else.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Disks by path, serial number or WWN, or image files; all disks but boot media if none is named.
+    /// Disks by path, serial number or WWN, raw images, FORMAT:PATH (qcow2, vmdk, vhdx, vdi, raw), or NBD URIs; all disks but
+    /// boot media if none is named.
     #[arg(value_name = "DISK")]
     disks: Vec<String>,
     /// Address and port to listen on.
@@ -72,6 +74,13 @@ fn work(args: Args) -> Result<()> {
     let code_file = args.code_file.or(args.appliance.then_some(appliance_code));
     let code = pairing::keep(code_file.as_deref())?;
     let rule = EraseRule { erase: args.erase, base: args.base, blank_only: args.blank_only };
+    // Repair works through device-mapper.
+    let own = |name: &String| matches!(EndName::parse(name), Ok(EndName::Plain(_)));
+    if let Some(name) = args.disks.iter().find(|name| args.appliance && !own(name)) {
+        return Err(
+            machine::Refused(format!("{name}: the appliance receives onto its own disks only")).into()
+        );
+    }
     let disks = ends::targets(&args.disks, &rule, &code)?;
     disks.iter().for_each(|disk| show_target(args.json, &disk.info));
     let committed = ends::committed_mark(&disks, &code);

@@ -24,7 +24,8 @@ pub struct Args {
     /// Where the receiver listens.
     #[arg(value_name = "ADDRESS:PORT")]
     address: String,
-    /// Disks by path, serial number or WWN, or image files; all disks but boot media if none is named.
+    /// Disks by path, serial number or WWN, raw images, FORMAT:PATH (qcow2, vmdk, vhdx, vdi, raw), or NBD URIs; all disks but
+    /// boot media if none is named.
     #[arg(value_name = "DISK")]
     disks: Vec<String>,
     /// Read the pairing code from a file, or from standard input with "-", instead of asking.

@@ -13,9 +13,9 @@ use crate::{ends, events, machine};
 /// Exit codes: 0 equal; 4 they differ; 3 refused; 1 anything else.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Disk or image file.
+    /// Disk, raw image, FORMAT:PATH (qcow2, vmdk, vhdx, vdi, raw), or NBD URI.
     first: String,
-    /// Disk or image file.
+    /// The same.
     second: String,
     /// Print events and the outcome as JSON, one object a line.
     #[arg(long)]

@@ -20,6 +20,7 @@ mod coverage;
 mod fault;
 mod handshake;
 pub mod proto;
+pub mod server;
 mod tls;
 mod wire;
 

@@ -48,18 +48,15 @@ pub mod answer {
     pub const META_CONTEXT: u32 = 4;
     pub const ERROR: u32 = 1 << 31;
     pub const UNSUPPORTED: u32 = ERROR + 1;
-    pub const POLICY: u32 = ERROR + 2;
     pub const INVALID: u32 = ERROR + 3;
     pub const TLS_REQUIRED: u32 = ERROR + 5;
     pub const UNKNOWN: u32 = ERROR + 6;
-    pub const TOO_BIG: u32 = ERROR + 9;
 }
 
 /// Kinds of information in answers to INFO and GO.
 pub mod info {
     #![allow(missing_docs, reason = "the protocol's own names")]
     pub const EXPORT: u16 = 0;
-    pub const NAME: u16 = 1;
     pub const BLOCK_SIZE: u16 = 3;
 }
 
@@ -113,7 +110,6 @@ pub mod errno {
     pub const EPERM: u32 = 1;
     pub const EIO: u32 = 5;
     pub const EINVAL: u32 = 22;
-    pub const EOVERFLOW: u32 = 75;
     pub const ENOTSUP: u32 = 95;
 }
 

@@ -1,7 +1,7 @@
 //! A byte stream to the other side on which every wait ends at a deadline.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,12 +28,36 @@ pub(super) struct Timed {
 }
 
 #[derive(Debug)]
-enum Socket {
+pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
+impl Socket {
+    /// A second handle to the same connection.
+    pub(super) fn handle(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(tcp) => Self::Tcp(tcp.try_clone()?),
+            Self::Unix(unix) => Self::Unix(unix.try_clone()?),
+        })
+    }
+
+    /// Ends the connection for all its handles.
+    pub(super) fn hang_up(&self) {
+        // It fails only for a connection that has ended already.
+        let _ = match self {
+            Self::Tcp(tcp) => tcp.shutdown(Shutdown::Both),
+            Self::Unix(unix) => unix.shutdown(Shutdown::Both),
+        };
+    }
+}
+
 impl Timed {
+    /// A connection that was accepted; the first deadline is [`HANDSHAKE`].
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, deadline: Instant::now() + HANDSHAKE }
+    }
+
     /// Dials within [`HANDSHAKE`], which is the first deadline.
     pub(super) fn dial(place: &Place) -> io::Result<Self> {
         let deadline = Instant::now() + HANDSHAKE;
@@ -172,7 +196,7 @@ mod tests {
     #[test]
     fn a_peer_that_drips_or_takes_nothing_meets_the_deadline() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut timed = Timed { socket: Socket::Unix(ours), deadline: Instant::now() };
+        let mut timed = Timed::new(Socket::Unix(ours));
         timed.limit(Duration::from_millis(300));
         std::thread::scope(|scope| {
             // Ends when our end is gone, or has all it could want.
