@@ -146,9 +146,10 @@ pub enum Message {
     PairProof { role: Role, mac: [u8; 32] },
     /// First message of a data stream; its TLS key must be the paired one.
     Join { token: [u8; 32] },
-    /// The sender's versions, name and disks.
+    /// The sender's versions, name and disks. The versions come first in every version: if none of them is spoken here,
+    /// the rest is not read.
     Hello { versions: Vec<u16>, software: String, machine: String, disks: Vec<DiskInfo> },
-    /// The receiver's choice of version, and its disks.
+    /// The receiver's choice of version, and its disks. The version comes first, as in [`Message::Hello`].
     Offer { version: u16, stage: Stage, machine: String, disks: Vec<DiskInfo> },
     /// Which source disk goes onto which target disk.
     Assign { pairs: Vec<(u16, u16)> },

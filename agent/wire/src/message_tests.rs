@@ -102,6 +102,17 @@ fn version_2_is_what_it_was() {
     assert_eq!(ping, [12, 0, 0, 0, 11, 0, 0, 0, 1, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]);
 }
 
+/// A newer peer's first message may be longer or shorter than ours: what is read of it is which versions it speaks.
+#[test]
+fn a_first_message_of_another_version_says_so() {
+    let hello = Message::decode(3, &[1, 0, 0, 0, 7, 0, 0xff, 0xff, 1, 2, 3]).unwrap();
+    assert!(matches!(hello, Message::Hello { versions, .. } if versions == [7]));
+    let offer = Message::decode(4, &[7, 0, 99]).unwrap();
+    assert!(matches!(offer, Message::Offer { version: 7, .. }));
+    assert!(Message::decode(3, &[1, 0, 0, 0, 2, 0, 0xff, 0xff, 1, 2, 3]).is_err(), "ours is read as a whole");
+    assert!(Message::decode(4, &[2, 0, 99]).is_err(), "ours is read as a whole");
+}
+
 #[test]
 fn lengths_that_lie_are_refused() {
     for message in every_message() {

@@ -190,8 +190,7 @@ impl Host {
         let (sources, machine) = match inbox.next().await? {
             Message::Hello { versions, software: _, machine, disks } => {
                 if Version::negotiate(&versions).is_none() {
-                    let text =
-                        format!("this end speaks version {:?}, the sender {versions:?}", Version::SPOKEN);
+                    let text = Version::refusal(&versions, "source", "target");
                     drop(outbox.say(Message::Error { fault: Fault::Version, text: text.clone() }).await);
                     bail!(text);
                 }

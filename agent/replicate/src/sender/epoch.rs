@@ -63,7 +63,9 @@ impl Sender {
         outbox.say(hello).await?;
         let (stage, targets) = match inbox.next().await? {
             Message::Offer { version, stage, machine, disks } => {
-                ensure!(Version::negotiate(&[version]).is_some(), "the receiver chose version {version}");
+                if Version::negotiate(&[version]).is_none() {
+                    return Err(Stop(Version::refusal(&[version], "target", "source")).into());
+                }
                 self.events.tell(Event::Paired { peer: machine });
                 (stage, disks)
             }

@@ -4,6 +4,7 @@ use super::{DiskInfo, DiskState, Encoding, Extent, Fault, HEADER, Message, PassK
 use crate::codec::{Decoder, Encoder, WireError, within};
 use crate::limits::{self, LEAVES_PER_CHUNK};
 use crate::tree::Hash;
+use crate::version::Version;
 
 impl Message {
     /// The whole frame, header and payload.
@@ -125,18 +126,33 @@ impl Message {
         let message = match tag {
             1 => Self::PairProof { role: Role::from_tag(d.u8("role")?)?, mac: d.array("mac")? },
             2 => Self::Join { token: d.array("token")? },
-            3 => Self::Hello {
-                versions: list(&mut d, 64, "versions", |d| d.u16("version"))?,
-                software: d.text(limits::TEXT, "software")?,
-                machine: d.text(limits::TEXT, "machine")?,
-                disks: list(&mut d, limits::DISKS, "disks", decode_disk)?,
-            },
-            4 => Self::Offer {
-                version: d.u16("version")?,
-                stage: Stage::from_tag(d.u8("stage")?)?,
-                machine: d.text(limits::TEXT, "machine")?,
-                disks: list(&mut d, limits::DISKS, "disks", decode_disk)?,
-            },
+            3 => {
+                let versions = list(&mut d, 64, "versions", |d| d.u16("version"))?;
+                if Version::negotiate(&versions).is_none() {
+                    // What follows is laid out as those versions have it: what can be said is that they are not ours.
+                    let (software, machine) = (String::new(), String::new());
+                    return Ok(Self::Hello { versions, software, machine, disks: Vec::new() });
+                }
+                Self::Hello {
+                    versions,
+                    software: d.text(limits::TEXT, "software")?,
+                    machine: d.text(limits::TEXT, "machine")?,
+                    disks: list(&mut d, limits::DISKS, "disks", decode_disk)?,
+                }
+            }
+            4 => {
+                let version = d.u16("version")?;
+                if Version::negotiate(&[version]).is_none() {
+                    let (stage, machine) = (Stage::Receiving, String::new());
+                    return Ok(Self::Offer { version, stage, machine, disks: Vec::new() });
+                }
+                Self::Offer {
+                    version,
+                    stage: Stage::from_tag(d.u8("stage")?)?,
+                    machine: d.text(limits::TEXT, "machine")?,
+                    disks: list(&mut d, limits::DISKS, "disks", decode_disk)?,
+                }
+            }
             5 => Self::Assign {
                 pairs: list(&mut d, limits::DISKS, "pairs", |d| Ok((d.u16("source")?, d.u16("target")?)))?,
             },
