@@ -133,6 +133,13 @@ fn lengths_that_lie_are_refused() {
     assert!(Message::decode(99, &[]).is_err());
 }
 
+#[test]
+fn a_peers_text_does_not_steer_the_terminal() {
+    let text = "one\ntwo \x1b]0;title\x07 \u{9b}2J".to_owned();
+    let said = Message::Progress { text: "one\ntwo ?]0;title? ?2J".to_owned() };
+    assert_eq!(decode_frame(&Message::Progress { text }.to_frame()), said);
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(tag in 0u16..30, payload in proptest::collection::vec(any::<u8>(), 0..300)) {
