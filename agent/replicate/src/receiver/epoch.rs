@@ -365,12 +365,17 @@ impl Epoch {
             PassKind::Full => {
                 let missing: u64 = self.disks.iter().map(|d| d.chunks() - d.known().durable.count()).sum();
                 ensure!(missing == 0, "the full pass ended with {missing} chunks missing");
+                // A chunk that was taken and not counted would be written in the next pass, behind the compare's back.
+                let taken: u64 = self.disks.iter().map(|d| d.known().claimed.count()).sum();
+                ensure!(taken == expected, "{taken} chunks were taken in a pass of {expected}");
                 "full"
             }
             PassKind::Compare => {
                 let all: u64 = self.disks.iter().map(SessionDisk::chunks).sum();
                 ensure!(pass.compared == all, "the compare pass left {} chunks out", all - pass.compared);
                 ensure!(pass.suspects.is_empty(), "the compare pass ended with open questions");
+                let differing = pass.differing;
+                ensure!(differing == expected, "{differing} chunks differ, but the pass ended with {expected}");
                 "compare"
             }
         };
