@@ -118,7 +118,7 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
         match action {
             Action::Read(place, rows) => pass.read(place, rows)?,
             Action::Tick => pass.passes.progress("compare", pass.compared),
-            Action::Message(Message::PassDone { pass: done, differing }) if done == number => {
+            Action::Message(Message::PassDone { pass: done, differing }) if done == number && ended => {
                 pass.passes.progress("compare", pass.compared);
                 let phase = "compare";
                 pass.passes.sender.events.tell(Event::PassDone { phase, differing });

@@ -97,6 +97,9 @@ impl Sender {
             };
             let said: Vec<_> = states.iter().map(|state| (state.source, state.target)).collect();
             ensure!(said == pairs, "the receiver began with other disks than were assigned");
+            for (state, source) in states.iter().map(|state| (state, usize::from(state.source))) {
+                check_durable(&state.durable, self.disks[source].source.chunks(), &sources[source].path)?;
+            }
             let durable_chunks = states.iter().flat_map(|s| &s.durable).map(|extent| extent.count).sum();
             self.events.tell(Event::Epoch { epoch, durable_chunks });
             self.begun.store(true, Ordering::Relaxed);
@@ -324,8 +327,11 @@ impl Passes<'_> {
                 Some(error) = failed.recv() => return Err(error),
                 Some(error) = self.streams.failed.recv() => return Err(error),
                 message = self.inbox.next() => match message? {
-                    Message::Ack { extents, .. } => acked += extents.iter().map(|extent| extent.count).sum::<u64>(),
-                    Message::PassDone { pass: done, .. } if done == pass => {
+                    Message::Ack { extents, .. } => {
+                        let count = extents.iter().map(|extent| extent.count).sum();
+                        acked = acked.saturating_add(count);
+                    }
+                    Message::PassDone { pass: done, .. } if done == pass && produced => {
                         self.progress("full", acked);
                         self.sender.events.tell(Event::PassDone { phase: "full", differing: 0 });
                         return Ok(());
@@ -392,11 +398,22 @@ fn tell(events: &Events, phase: &'static str, done: u64, total: u64, sent: u64) 
     events.tell(Event::Progress { phase, done, total, sent });
 }
 
-/// The receiver's extents as a set. They come from the peer: what lies outside the disk is no chunk of it.
+/// Extents come from the peer: they must rise and lie on the disk, so that going through them has an end.
+fn check_durable(durable: &[Extent], chunks: u64, disk: &str) -> Result<()> {
+    let mut at = 0;
+    for Extent { first, count } in durable {
+        ensure!(*first >= at && *first < chunks, "what is said to be durable of {disk} makes no sense at {first}");
+        at = first.saturating_add(*count);
+        ensure!(at <= chunks, "what is said to be durable of {disk} reaches behind its end");
+    }
+    Ok(())
+}
+
+/// The receiver's extents as a set.
 fn done(chunks: u64, durable: &[Extent]) -> ChunkSet {
     let mut set = ChunkSet::new(chunks);
     for extent in durable {
-        for index in extent.first..extent.first.saturating_add(extent.count).min(chunks) {
+        for index in extent.first..extent.first.saturating_add(extent.count) {
             set.insert(index);
         }
     }
@@ -408,8 +425,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_receiver_claims_beyond_the_disk_is_nothing() {
-        let set = done(20, &[Extent { first: 2, count: 3 }, Extent { first: 19, count: u64::MAX }]);
-        assert_eq!(set.extents(9), [Extent { first: 2, count: 3 }, Extent { first: 19, count: 1 }]);
+    fn what_is_said_to_be_durable_must_rise_and_lie_on_the_disk() {
+        let check = |extents: &[(u64, u64)]| {
+            let extents: Vec<_> = extents.iter().map(|&(first, count)| Extent { first, count }).collect();
+            check_durable(&extents, 20, "a")
+        };
+        check(&[(2, 3), (5, 1), (19, 1)]).unwrap();
+        for lie in [&[(2, 3), (4, 1)][..], &[(20, 1)], &[(19, 2)], &[(3, u64::MAX)], &[(0, 20), (0, 20)]] {
+            assert!(check(lie).is_err(), "{lie:?}");
+        }
     }
 }
