@@ -46,6 +46,9 @@ impl Replica {
                 "taking the replica: its sectors are {ours} bytes, the source's {theirs}"
             ));
         }
+        if source_size == 0 || !source_size.is_multiple_of(u64::from(source_sector.bytes())) {
+            return refuse(format!("taking the replica: {source_size} bytes are no whole number of sectors"));
+        }
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let size = end.size();
         let tail = |end_at: u64| (end_at.saturating_sub(HEAD as u64), end_at);
@@ -272,6 +275,10 @@ mod tests {
         let end = Arc::clone(replica.end());
         let error = Replica::new(Arc::clone(&end), 3 * MIB, SectorSize::B512).err().unwrap();
         assert!(error.to_string().contains("1048576 bytes too small"), "{error}");
+        for size in [0, 1000] {
+            let error = Replica::new(Arc::clone(&end), size, SectorSize::B512).err().unwrap();
+            assert!(error.to_string().contains("no whole number of sectors"), "{error}");
+        }
         let error = Replica::new(end, MIB, SectorSize::try_from(4096).unwrap()).err().unwrap();
         assert!(error.to_string().contains("sectors are 512 bytes, the source's 4096"), "{error}");
     }

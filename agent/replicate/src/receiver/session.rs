@@ -196,7 +196,8 @@ impl Session {
             finish: None,
             report: Report::default(),
         };
-        session.epoch += 1;
+        // The number comes from a disk.
+        session.epoch = session.epoch.checked_add(1).context("the labels' epoch is the last there can be")?;
         // The boot disk, which is the first, before all others: it must not start when these are not whole any more.
         for (index, disk) in session.disks.iter().enumerate() {
             let label = session.label(index, LabelStage::Receiving);
