@@ -16,6 +16,7 @@ use gantry_wire::Stage;
 
 use crate::replica::{Pieces, Replica};
 use crate::report::Report;
+use crate::stop::Stop;
 
 /// A verified disk as the finisher sees it.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ pub fn finish(
         })
         .collect();
     let began = Instant::now();
-    finisher.finish(&mut disks, report, tell)?;
+    // Repair is not tried again by itself, whatever made it fail.
+    finisher.finish(&mut disks, report, tell).map_err(|error| Stop(format!("{error:#}")))?;
     report.phase("repair", began);
     for (replica, disk) in replicas.iter().zip(disks) {
         replica.set_pieces(disk.pieces)?;

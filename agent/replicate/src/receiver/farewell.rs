@@ -20,7 +20,7 @@ pub async fn follow(
             Finish::Working(_, text) => {
                 outbox.say(Message::Progress { text: text.clone() }).await?;
             }
-            Finish::Failed(_) => return Ok(state),
+            Finish::Failed(_) | Finish::Stumbled(_) => return Ok(state),
             Finish::Committed(report) => {
                 outbox.say(Message::Progress { text: String::new() }).await?;
                 let mut kept = (**report).clone();

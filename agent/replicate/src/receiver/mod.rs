@@ -165,6 +165,10 @@ impl Host {
                 drop(outbox.say(Message::Error { fault: Fault::Refused, text: text.clone() }).await);
                 End::Stuck(text)
             }
+            Ok(Finish::Stumbled(text)) => {
+                drop(outbox.say(Message::Error { fault: Fault::Disk, text: text.clone() }).await);
+                End::Lost(text)
+            }
             Ok(Finish::Working(..)) => End::Lost("finishing was left early".to_owned()),
             Err(error) => {
                 let text = format!("{error:#}");
@@ -301,6 +305,7 @@ impl Host {
                     events.tell(Event::Committed);
                     Finish::Committed(Box::new(report))
                 }
+                Err(error) if fault_of(&error) == Fault::Disk => Finish::Stumbled(format!("{error:#}")),
                 Err(error) => Finish::Failed(format!("{error:#}")),
             };
             state.send_replace(end);

@@ -127,8 +127,10 @@ pub enum Finish {
     Working(Stage, String),
     /// Committed; the report.
     Committed(Box<Report>),
-    /// It could not; the disks still carry their labels.
+    /// It could not: a person must change something. The disks still carry their labels.
     Failed(String),
+    /// A disk failed: in a next epoch it may not.
+    Stumbled(String),
 }
 
 /// A session.
@@ -272,7 +274,7 @@ impl Session {
     /// Where it stands, for the offer.
     pub fn stage(&self) -> Stage {
         match self.finish.as_ref().map(|finish| finish.borrow().clone()) {
-            None | Some(Finish::Failed(_)) => Stage::Receiving,
+            None | Some(Finish::Failed(_) | Finish::Stumbled(_)) => Stage::Receiving,
             Some(Finish::Working(stage, _)) => stage,
             Some(Finish::Committed(_)) => Stage::Committed,
         }
