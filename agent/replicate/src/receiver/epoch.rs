@@ -90,6 +90,7 @@ pub async fn run(
     // A failed flush voids all that was written since the last good one; a second flush proves nothing (law 5).
     if !flush_failed && let Err(error) = settle(disks, work, flushing, unflushed).await {
         events.tell(Event::Stage { text: format!("what was written last does not count: {error:#}") });
+        return outcome.and(Err(error));
     }
     outcome
 }
@@ -375,7 +376,10 @@ impl Epoch {
                 ensure!(pass.compared == all, "the compare pass left {} chunks out", all - pass.compared);
                 ensure!(pass.suspects.is_empty(), "the compare pass ended with open questions");
                 let differing = pass.differing;
-                ensure!(differing == expected, "{differing} chunks differ, but the pass ended with {expected}");
+                ensure!(
+                    differing == expected,
+                    "{differing} chunks differ, but the pass ended with {expected}"
+                );
                 "compare"
             }
         };
