@@ -325,7 +325,7 @@ impl Passes<'_> {
                     self.outbox.say(Message::EndPass { pass, chunks }).await?;
                 }
                 Some(error) = failed.recv() => return Err(error),
-                Some(error) = self.streams.failed.recv() => return Err(error),
+                Some(error) = self.streams.failed.recv() => return Err(self.why(error).await),
                 message = self.inbox.next() => match message? {
                     Message::Ack { extents, .. } => {
                         let count = extents.iter().map(|extent| extent.count).sum();
@@ -380,6 +380,19 @@ impl Passes<'_> {
         })
     }
 
+    /// Why a data stream broke: a receiver that gives up says so on the control link, but the end of its streams may be
+    /// seen first.
+    pub async fn why(&mut self, broken: anyhow::Error) -> anyhow::Error {
+        let said = timeout(PING, async {
+            loop {
+                if let Err(error) = self.inbox.next().await {
+                    return error;
+                }
+            }
+        });
+        said.await.ok().filter(|error| error.is::<PeerFault>()).unwrap_or(broken)
+    }
+
     /// Tells how far a phase is.
     pub fn progress(&self, phase: &'static str, chunks: u64) {
         let Sender { disks, wire_bytes, events, .. } = self.sender;
@@ -402,7 +415,10 @@ fn tell(events: &Events, phase: &'static str, done: u64, total: u64, sent: u64) 
 fn check_durable(durable: &[Extent], chunks: u64, disk: &str) -> Result<()> {
     let mut at = 0;
     for Extent { first, count } in durable {
-        ensure!(*first >= at && *first < chunks, "what is said to be durable of {disk} makes no sense at {first}");
+        ensure!(
+            *first >= at && *first < chunks,
+            "what is said to be durable of {disk} makes no sense at {first}"
+        );
         at = first.saturating_add(*count);
         ensure!(at <= chunks, "what is said to be durable of {disk} reaches behind its end");
     }
