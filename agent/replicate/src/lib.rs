@@ -18,6 +18,7 @@ mod fit;
 pub mod groups;
 pub mod link;
 pub mod local;
+pub mod pack;
 pub mod patch;
 pub mod pool;
 pub mod random;

@@ -11,6 +11,7 @@ use tokio::time::error::Elapsed;
 
 use super::session::SessionDisk;
 use crate::buffer::with_buffer;
+use crate::pack::unpack;
 use crate::patch::ranges;
 
 /// A chunk as it came.
@@ -39,23 +40,6 @@ pub struct IncomingPatch {
     pub node: Hash,
     /// What travelled.
     pub data: Vec<u8>,
-}
-
-/// Unpacks into `bytes`, all of it, and checks the node.
-fn unpack(encoding: Encoding, data: &[u8], node: &Hash, bytes: &mut [u8]) -> Result<()> {
-    match encoding {
-        Encoding::Raw => {
-            ensure!(data.len() == bytes.len(), "it carries {} bytes, not {}", data.len(), bytes.len());
-            bytes.copy_from_slice(data);
-        }
-        Encoding::Zstd => {
-            // The output is bounded by the buffer, whatever the frame claims.
-            let made = zstd::bulk::decompress_to_buffer(data, bytes).context("unpacking")?;
-            ensure!(made == bytes.len(), "it unpacks to {made} bytes, not {}", bytes.len());
-        }
-    }
-    ensure!(tree::chunk(bytes) == *node, "it arrived damaged");
-    Ok(())
 }
 
 /// Unpacks, checks and writes a chunk.

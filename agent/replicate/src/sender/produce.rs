@@ -5,19 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use gantry_disk::{BadSectors, ReadAt};
-use gantry_wire::message::{Encoding, Extent};
+use gantry_wire::message::Extent;
 use gantry_wire::tree::{self, Leaves};
 use gantry_wire::{DiskInfo, Message};
 use tokio::sync::mpsc;
 
 use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
+use crate::pack::pack;
 use crate::patch::ranges;
 use crate::receiver::disk_info;
 use crate::source::{Run, Source};
-
-/// Fast enough for a gigabit on one slow core, and most of what a higher level saves.
-const ZSTD_LEVEL: i32 = 1;
 
 /// A source disk and what has crossed of it.
 pub struct SourceDisk {
@@ -125,13 +123,4 @@ fn put(message: &Message, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
         bail!("the data streams are closed");
     }
     Ok(())
-}
-
-/// Less than 5 % gain does not pay for the unpacking: then bytes travel as they are.
-fn pack(bytes: &[u8]) -> (Encoding, Vec<u8>) {
-    let packed = zstd::bulk::compress(bytes, ZSTD_LEVEL).ok();
-    match packed.filter(|packed| packed.len() < bytes.len() - bytes.len() / 20) {
-        Some(packed) => (Encoding::Zstd, packed),
-        None => (Encoding::Raw, bytes.to_vec()),
-    }
 }
