@@ -13,15 +13,6 @@ use lab::*;
 /// Chunks that may be on their way when a link is cut: reader runs, queues, socket buffers.
 const IN_FLIGHT: u64 = 4 * 8 + 8 + 16;
 
-fn seed() -> u64 {
-    match std::env::var("GANTRY_SEED").ok().and_then(|text| text.parse().ok()) {
-        Some(seed) => seed,
-        None => {
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into()
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_links_cost_only_what_was_in_flight() {
     let seed = seed();
@@ -152,7 +143,7 @@ async fn dead(life: &Troubled) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_counts_for_nothing() {
     let images = Images::new(40 * MIB, 40 * MIB, seed());
-    let disk = Troubled::stumbling(&images.target, 3);
+    let disk = Troubled::failing(&images.target, Operation::Flush, 3, 1);
     let receiver = start_receiver(disk, anywhere()).await;
     let (sender, log) = start_sender(source(&images.source), receiver.address, code());
     sender.await.unwrap().unwrap();

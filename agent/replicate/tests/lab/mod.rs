@@ -1,22 +1,44 @@
-//! Two ends on the loopback, image files, and a proxy between them that can cut.
-#![allow(dead_code, clippy::unwrap_used, reason = "tests; each file uses its share")]
+//! Two ends on the loopback and image files; in rooms of their own a proxy, disks and peers that misbehave.
+#![allow(dead_code, unused_imports, clippy::unwrap_used, reason = "tests; each file uses its share")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gantry_disk::{BadSectors, Geometry, ImageFile, ReadAt, WriteAt};
+use gantry_disk::{BadSectors, ImageFile, ReadAt, WriteAt};
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::{Event, Events, Report};
 use gantry_wire::{Code, Stage};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
+mod disks;
+mod journal;
+mod peer;
+mod proxy;
+
+pub use disks::{Operation, Troubled};
+pub use journal::{Entry, Journal};
+pub use peer::{FakeReceiver, FakeSender, Point, Say, disk_info};
+pub use proxy::{Proxy, Trouble};
+
 pub const MIB: u64 = 1 << 20;
+
+/// Of random tests: by the clock, or as GANTRY_SEED says. Printed.
+pub fn seed() -> u64 {
+    let given = std::env::var("GANTRY_SEED").ok().and_then(|text| text.parse().ok());
+    let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
+    let seed = given.unwrap_or_else(clock);
+    println!("GANTRY_SEED={seed}");
+    seed
+}
+
+/// Whether the long form of a test is wanted.
+pub fn slow() -> bool {
+    std::env::var_os("GANTRY_SLOW").is_some()
+}
 
 /// Leaves the replica as it is.
 pub struct NoRepair;
@@ -212,169 +234,4 @@ fn start_sender_as(
 
 pub fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
-}
-
-/// Passes connections on until it is told to cut them all; each generation comes from another loopback address.
-pub struct Proxy {
-    pub address: SocketAddr,
-    to: Arc<Mutex<SocketAddr>>,
-    cut: tokio::sync::watch::Sender<u8>,
-    bytes: Arc<AtomicU64>,
-}
-
-impl Proxy {
-    pub async fn start(to: SocketAddr) -> Self {
-        let listener = tokio::net::TcpListener::bind(anywhere()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let cut = tokio::sync::watch::Sender::new(1);
-        let proxy = Self { address, to: Arc::new(Mutex::new(to)), cut: cut.clone(), bytes: Arc::default() };
-        let (to, count) = (Arc::clone(&proxy.to), Arc::clone(&proxy.bytes));
-        tokio::spawn(async move {
-            loop {
-                let (here, _) = listener.accept().await.unwrap();
-                let (to, count) = (*to.lock().unwrap(), Arc::clone(&count));
-                let mut cuts = cut.subscribe();
-                let from = [127, 0, 1, *cuts.borrow_and_update()];
-                tokio::spawn(async move {
-                    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-                    socket.bind((from, 0).into()).unwrap();
-                    let Ok(there) = socket.connect(to).await else { return };
-                    tokio::select! {
-                        _ = cuts.changed() => {}
-                        () = carry(here, there, &count) => {}
-                    }
-                });
-            }
-        });
-        proxy
-    }
-
-    /// Breaks every connection, without a farewell.
-    pub fn cut_all(&self) {
-        self.cut.send_modify(|n| *n += 1);
-    }
-
-    /// New connections go there.
-    pub fn redirect(&self, to: SocketAddr) {
-        *self.to.lock().unwrap() = to;
-    }
-
-    /// Bytes that have crossed towards the receiver.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many bytes have crossed.
-    pub async fn passed(&self, bytes: u64) {
-        while self.bytes() < bytes {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-}
-
-async fn carry(mut here: tokio::net::TcpStream, mut there: tokio::net::TcpStream, count: &AtomicU64) {
-    let (mut here_in, mut here_out) = here.split();
-    let (mut there_in, mut there_out) = there.split();
-    let up = async {
-        let mut buffer = vec![0; 65536];
-        loop {
-            let n = here_in.read(&mut buffer).await.unwrap_or(0);
-            if n == 0 || there_out.write_all(&buffer[..n]).await.is_err() {
-                break;
-            }
-            count.fetch_add(n as u64, Ordering::Relaxed);
-        }
-        drop(there_out.shutdown().await);
-    };
-    let down = async {
-        drop(tokio::io::copy(&mut there_in, &mut here_out).await);
-        drop(here_out.shutdown().await);
-    };
-    tokio::join!(up, down);
-}
-
-/// A disk end that misbehaves on purpose, in the ways that are set; by itself it is sound.
-pub struct Troubled {
-    inner: ImageFile,
-    bad_byte: Option<u64>,
-    life: AtomicU64,
-    good_flushes: AtomicU64,
-}
-
-impl Troubled {
-    fn over(inner: ImageFile) -> Self {
-        Self { inner, bad_byte: None, life: AtomicU64::new(u64::MAX), good_flushes: AtomicU64::new(u64::MAX) }
-    }
-    /// A source that cannot be read at one byte.
-    pub fn unreadable(path: &Path, byte: u64) -> Arc<Self> {
-        Arc::new(Self { bad_byte: Some(byte), ..Self::over(ImageFile::open_source(path).unwrap()) })
-    }
-    /// A target that dies after so many writes, zeroes and flushes, as if its machine had lost power: from then on every
-    /// one of them fails. What was written before stays.
-    pub fn mortal(path: &Path, operations: u64) -> Arc<Self> {
-        let life = AtomicU64::new(operations);
-        Arc::new(Self { life, ..Self::over(ImageFile::open_target(path).unwrap()) })
-    }
-    /// A target of which one flush fails, after so many good ones.
-    pub fn stumbling(path: &Path, good: u64) -> Arc<Self> {
-        let good_flushes = AtomicU64::new(good);
-        Arc::new(Self { good_flushes, ..Self::over(ImageFile::open_target(path).unwrap()) })
-    }
-    pub fn is_dead(&self) -> bool {
-        self.life.load(Ordering::Relaxed) == 0
-    }
-    fn live(&self) -> gantry_disk::Result<()> {
-        let alive = self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        let gone =
-            || gantry_disk::DiskError::io("mortal", "living", std::io::Error::other("the machine is off"));
-        alive.map(drop).map_err(|_| gone())
-    }
-    fn eio(&self, operation: &str) -> gantry_disk::DiskError {
-        gantry_disk::DiskError::io(
-            &self.inner.identity().path,
-            operation,
-            std::io::Error::from_raw_os_error(5),
-        )
-    }
-}
-
-impl Geometry for Troubled {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-    fn sector_size(&self) -> gantry_disk::SectorSize {
-        self.inner.sector_size()
-    }
-    fn identity(&self) -> &gantry_disk::Identity {
-        self.inner.identity()
-    }
-}
-
-impl ReadAt for Troubled {
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
-        match self.bad_byte {
-            Some(at) if at >= offset && at < offset + buffer.len() as u64 => {
-                Err(self.eio("reading 4096 bytes").at(at))
-            }
-            _ => self.inner.read_at(offset, buffer),
-        }
-    }
-}
-
-impl WriteAt for Troubled {
-    fn write_at(&self, offset: u64, data: &[u8]) -> gantry_disk::Result<()> {
-        self.live()?;
-        self.inner.write_at(offset, data)
-    }
-    fn zero_at(&self, offset: u64, length: u64) -> gantry_disk::Result<()> {
-        self.live()?;
-        self.inner.zero_at(offset, length)
-    }
-    fn flush(&self) -> gantry_disk::Result<()> {
-        self.live()?;
-        if self.good_flushes.fetch_sub(1, Ordering::Relaxed) == 0 {
-            return Err(self.eio("flushing"));
-        }
-        self.inner.flush()
-    }
 }
