@@ -111,7 +111,7 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
                 Action::Read(place, rows)
             }
             Some(error) = failed.recv() => return Err(error),
-            Some(error) = pass.passes.streams.failed.recv() => return Err(pass.passes.why(error).await),
+            Some(error) = pass.passes.streams.failed.recv() => return Err(error),
             message = pass.passes.inbox.next() => Action::Message(message?),
             _ = tick.tick() => Action::Tick,
         };

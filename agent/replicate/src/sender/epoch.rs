@@ -325,7 +325,7 @@ impl Passes<'_> {
                     self.outbox.say(Message::EndPass { pass, chunks }).await?;
                 }
                 Some(error) = failed.recv() => return Err(error),
-                Some(error) = self.streams.failed.recv() => return Err(self.why(error).await),
+                Some(error) = self.streams.failed.recv() => return Err(error),
                 message = self.inbox.next() => match message? {
                     Message::Ack { extents, .. } => {
                         let count = extents.iter().map(|extent| extent.count).sum();
@@ -378,19 +378,6 @@ impl Passes<'_> {
             idle.recv().await;
             chunks
         })
-    }
-
-    /// Why a data stream broke: a receiver that gives up says so on the control link, but the end of its streams may be
-    /// seen first.
-    pub async fn why(&mut self, broken: anyhow::Error) -> anyhow::Error {
-        let said = timeout(PING, async {
-            loop {
-                if let Err(error) = self.inbox.next().await {
-                    return error;
-                }
-            }
-        });
-        said.await.ok().filter(|error| error.is::<PeerFault>()).unwrap_or(broken)
     }
 
     /// Tells how far a phase is.

@@ -37,8 +37,11 @@ pub struct Proxy {
     /// Bytes towards the receiver, and towards the sender.
     bytes: Arc<[AtomicU64; 2]>,
     /// Which direction is spoilt once, when so many bytes have passed.
-    trouble: Arc<Mutex<Option<(usize, u64, Trouble, Random)>>>,
+    trouble: Arc<Mutex<Option<Planned>>>,
 }
+
+/// A direction, the bytes that pass before, what happens then, and its chance.
+type Planned = (usize, u64, Trouble, Random);
 
 impl Proxy {
     pub async fn start(to: SocketAddr) -> Self {
