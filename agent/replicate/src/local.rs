@@ -62,7 +62,7 @@ pub fn copy(
     };
     let source = &Source::new(source, options.bad_sectors)?;
     source.check_fit(replica.end().size())?;
-    replica.blank_and_label(&label)?;
+    replica.label_and_blank(&label)?;
     let mut report = Report { version: 1, software: options.software.clone(), ..Report::default() };
     report.boot = "not proven".to_owned();
 

@@ -79,20 +79,10 @@ impl Replica {
         self.source_size
     }
 
-    /// First act on a disk (law 3): zero all held ranges on the medium, flush, then the label.
-    pub fn blank_and_label(&self, label: &Label) -> Result<()> {
-        for piece in &self.pieces {
-            self.end.zero_at(piece.offset, piece.length)?;
-        }
-        self.end.flush()?;
-        self.end.write_at(Label::MAP_OFFSET, &label.map_block())?;
-        self.end.flush()?;
-        self.relabel(label)
-    }
-
-    /// Takes a disk of this session up again, which its label or its pending record names: whatever a commit that was broken
-    /// off has written goes. The label comes first and stays, so that the disk is never without a name and never boots.
-    pub fn take_up(&self, label: &Label) -> Result<()> {
+    /// First act on a disk (law 3): the label, flush, then all else that is held is made zero on the medium, flush. In this
+    /// order whatever was there, an old system or a commit that was broken off, cannot start any more before the first byte of it
+    /// goes; and a disk of a session that is taken up is never without a name.
+    pub fn label_and_blank(&self, label: &Label) -> Result<()> {
         self.relabel(label)?;
         let sector = u64::from(self.end.sector_size().bytes());
         for piece in &self.pieces {
@@ -252,7 +242,7 @@ mod tests {
     #[test]
     fn heads_and_tails_stay_off_the_medium() {
         let (_dir, replica) = replica(10 * MIB, 6 * MIB);
-        replica.blank_and_label(&label()).unwrap();
+        replica.label_and_blank(&label()).unwrap();
         let data: Vec<u8> = (0..6 * MIB).map(|i| (i % 251) as u8).collect();
         replica.write_at(0, &data).unwrap();
         let mut back = vec![0; data.len()];

@@ -151,7 +151,7 @@ pub struct Session {
 
 impl Session {
     /// Starts a session on the assigned disks, or takes it up where their labels or pending records say that this job has
-    /// written. The disks are blanked and labelled; those of a session that is taken up keep what lies between head and tail.
+    /// written. Either way they are labelled, and blanked but for what lies between head and tail.
     pub fn begin(
         id: [u8; 16],
         job: [u8; 8],
@@ -202,11 +202,7 @@ impl Session {
         session.epoch = session.epoch.checked_add(1).context("the labels' epoch is the last there can be")?;
         // The boot disk, which is the first, before all others: it must not start when these are not whole any more.
         for (index, disk) in session.disks.iter().enumerate() {
-            let label = session.label(index, LabelStage::Receiving);
-            match resumed {
-                true => disk.replica.take_up(&label)?,
-                false => disk.replica.blank_and_label(&label)?,
-            }
+            disk.replica.label_and_blank(&session.label(index, LabelStage::Receiving))?;
             if resumed || targets[usize::from(disk.target)].base {
                 disk.known().durable.fill();
             }
