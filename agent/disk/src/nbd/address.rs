@@ -109,7 +109,7 @@ impl FromStr for Address {
     }
 }
 
-/// "host", "host:port", "[::1]:port". User names are refused: only pre-shared keys have them.
+/// "host", "host:port", `[::1]:port`. User names are refused: only pre-shared keys have them.
 fn host_and_port(authority: &str) -> Option<(String, u16)> {
     let (host, rest) = match authority.strip_prefix('[') {
         Some(literal) => {
