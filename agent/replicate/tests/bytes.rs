@@ -68,7 +68,7 @@ async fn spoilt_bytes_end_the_epoch_and_nothing_else() {
 async fn a_dead_epoch_that_comes_alive_writes_nothing() {
     let seed = seed();
     let mut random = Random(seed);
-    for _ in 0..if slow() { 20 } else { 2 } {
+    for _ in 0..if slow() { 20 } else { 1 } {
         let images = Images::new(SIZE, SIZE, random.next());
         // The dead sender has another content: whatever of it were written late would be seen.
         let dead = Images::new(SIZE, 512, random.next());

@@ -91,6 +91,12 @@ impl Running {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
+    /// Whether it has ended by itself; it must have ended well.
+    pub fn has_ended(&mut self) -> bool {
+        let status = self.child.try_wait().unwrap();
+        assert!(status.is_none_or(|status| status.success()), "{status:?}");
+        status.is_some()
+    }
 }
 
 impl Drop for Running {
