@@ -167,6 +167,38 @@ fn bad_sectors_behind_a_server_are_named_and_may_be_zeroed() {
     assert!(said.contains("512 bytes in 1 places could not be read"), "{said}");
 }
 
+/// nbdkit's error filter fails what the target is asked for: the sender hears why, and when it ends the machine crosses.
+#[test]
+fn a_server_that_fails_for_a_while_is_named_and_waited_for() {
+    for (what, errno, words) in
+        [("pwrite", "ENOSPC", "No space left"), ("pread", "EIO", "Input/output error")]
+    {
+        let scratch = Scratch::new();
+        let source = scratch.source(12 * MIB, 27);
+        let (target, trigger) = (scratch.path("target"), scratch.path("trigger"));
+        fs::write(&target, vec![0; 12 * MIB]).unwrap();
+        let [error, rate] = [format!("error-{what}={errno}"), format!("error-{what}-rate=100%")];
+        let file = format!("error-{what}-file={}", trigger.display());
+        let server = Nbdkit::start(
+            &scratch,
+            &["--filter=error", "file", target.to_str().unwrap(), &error, &rate, &file],
+        );
+        let code = scratch.path("code").display().to_string();
+        let mut receiver =
+            Running::start(&["receive", "--listen", "127.0.0.1:0", "--code-file", &code, &server.uri()], &[]);
+        let line = receiver.wait_for("listening on");
+        let address = format!("127.0.0.1:{}", line.rsplit(':').next().unwrap());
+        fs::write(&trigger, "").unwrap();
+        let mut sender = Running::start(&["send", &address, "--code-file", &code], &[&source]);
+        let said = sender.wait_for("no link");
+        assert!(said.contains(words) && said.contains("trying again"), "{said}");
+        fs::remove_file(&trigger).unwrap();
+        assert_eq!(sender.child.wait().unwrap().code(), Some(0));
+        assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+        assert!(same(&source, &target), "{what}");
+    }
+}
+
 #[test]
 fn a_machine_crosses_into_a_qcow2_image() {
     let scratch = Scratch::new();
