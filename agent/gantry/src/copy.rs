@@ -9,11 +9,14 @@ use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_replicate::local::{CopyOptions, copy};
+use gantry_replicate::throttle::{Schedule, Throttle};
 use serde_json::json;
 
+use crate::control::{Control, Role};
 use crate::ends::{self, EraseRule};
 use crate::finisher::Finish;
 use crate::names::EndName;
+use crate::priority::Priority;
 use crate::{events, machine};
 
 /// Copy a disk or image onto another, read it back, compare, and only then make it bootable.
@@ -35,6 +38,13 @@ pub struct Args {
     /// What to do about sectors that cannot be read: stop there, or take them as zero and list them in the report.
     #[arg(long, value_name = "stop|zero", default_value = "stop", value_parser = machine::bad_sectors)]
     bad_sectors: BadSectors,
+    /// Read the source no faster: bytes a second with K, M, G or T (1024), like 20M; none; or windows of local time,
+    /// like 08:00-18:00=20M,else=none. `gantry limit --read` changes it while this runs.
+    #[arg(long, value_name = "RATE|SCHEDULE", default_value = "none")]
+    read_limit: Schedule,
+    /// How much this gives way to the other programs of a live host.
+    #[arg(long, value_enum, default_value = "normal")]
+    priority: Priority,
     /// Keep the report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -51,6 +61,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: &Args) -> Result<()> {
+    args.priority.apply()?;
     let (from, to) = (EndName::parse(&args.source)?, EndName::parse(&args.target)?);
     if from.means(&to) {
         return Err(
@@ -78,8 +89,11 @@ fn work(args: &Args) -> Result<()> {
         }
     };
     let finisher = Finish { appliance: false, job: String::new() };
-    let options = CopyOptions { base, bad_sectors: args.bad_sectors, software: machine::software() };
-    let report = copy(source, target, &options, &finisher, &events::sink(args.json))?;
+    let throttle = Throttle::new(Schedule::default(), args.read_limit.clone());
+    let (_control, events) = Control::open(Role::Copy, Some(throttle.clone()), &events::sink(args.json));
+    let options =
+        CopyOptions { base, bad_sectors: args.bad_sectors, throttle, software: machine::software() };
+    let report = copy(source, target, &options, &finisher, &events)?;
     events::keep_report(args.report.as_deref(), &report)?;
     if args.json {
         events::object(&json!({ "event": "done", "report": report }));

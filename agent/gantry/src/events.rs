@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use gantry_disk::size::human;
+use gantry_replicate::progress::{Figures, Progress};
 use gantry_replicate::{Event, Events, Report};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Plain progress lines come this far apart.
@@ -20,28 +21,19 @@ pub fn sink(json: bool) -> Events {
         return Events::new(object);
     }
     if std::io::stderr().is_terminal() {
-        let bar = Bar::new();
-        return Events::new(move |event| bar.show(event));
+        let bars = Bars::new();
+        return Events::new(move |event| bars.show(event));
     }
-    let last: Mutex<Option<(Instant, &'static str, u64)>> = Mutex::new(None);
+    let last: Mutex<Option<(Instant, String)>> = Mutex::new(None);
     Events::new(move |event| match event {
-        Event::Progress { phase, done, total, .. } => {
+        Event::Progress(progress) => {
             let Ok(mut last) = last.lock() else { return };
-            let now = Instant::now();
-            match *last {
-                Some((at, of, _)) if of == *phase && now - at < PLAIN_EVERY => return,
-                Some((at, of, before)) if of == *phase => {
-                    let rate = done.saturating_sub(before) as f64 / (now - at).as_secs_f64();
-                    say(&format!(
-                        "{}, {}/s, {} left",
-                        share(phase, *done, *total),
-                        human(rate as u64),
-                        left(*done, *total, rate)
-                    ));
-                }
-                _ => say(&share(phase, *done, *total)),
+            let due =
+                last.as_ref().is_none_or(|(at, of)| *of != progress.phase || at.elapsed() >= PLAIN_EVERY);
+            if due {
+                *last = Some((Instant::now(), progress.phase.to_string()));
+                lines(progress).iter().for_each(|line| say(line));
             }
-            *last = Some((now, phase, *done));
         }
         event => say(&words(event)),
     })
@@ -62,17 +54,43 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{plain}");
 }
 
-fn share(phase: &str, done: u64, total: u64) -> String {
-    let percent = (done * 100).checked_div(total).unwrap_or(100);
-    format!("{phase}: {percent}% ({} of {})", human(done), human(total))
+/// How far a phase is, in words: a line for all disks, and one for each if there are several.
+pub fn lines(progress: &Progress) -> Vec<String> {
+    let Progress { phase, paused, sum, disks } = progress;
+    let line = |name: &str, figures: &Figures| {
+        let percent = (figures.done * 100).checked_div(figures.total).unwrap_or(100);
+        let (done, total) = (human(figures.done), human(figures.total));
+        format!("{name}: {percent}% ({done} of {total}), {}", pace(figures, *paused))
+    };
+    let mut lines = vec![line(phase, sum)];
+    if disks.len() > 1 {
+        lines.extend(disks.iter().map(|disk| line(&format!("  {}", disk.disk), &disk.figures)));
+    }
+    lines
 }
 
-fn left(done: u64, total: u64, rate: f64) -> String {
-    if rate < 1.0 {
-        return "unknown time".to_owned();
+/// How fast, how long yet, and what became of the bytes.
+fn pace(figures: &Figures, paused: bool) -> String {
+    let Figures { rate, mean, left, read, skipped, sent, saved, .. } = *figures;
+    let mut text = match (paused, left) {
+        (true, _) => "paused".to_owned(),
+        (false, Some(seconds)) => format!("{}/s, {} left", human(rate), clock(seconds)),
+        (false, None) => format!("{}/s, unknown time left", human(rate)),
+    };
+    text += &format!("; mean {}/s", human(mean));
+    for (what, bytes) in [("read", read), ("skipped", skipped), ("sent", sent), ("saved", saved)] {
+        if bytes > 0 {
+            text += &format!(", {what} {}", human(bytes));
+        }
     }
-    let seconds = ((total - done) as f64 / rate) as u64;
-    format!("{}:{:02}", seconds / 60, seconds % 60)
+    text
+}
+
+fn clock(seconds: u64) -> String {
+    match seconds / 3600 {
+        0 => format!("{}:{:02}", seconds / 60, seconds % 60),
+        hours => format!("{hours}:{:02}:{:02}", seconds / 60 % 60, seconds % 60),
+    }
 }
 
 /// How a report is kept: `--report FILE`.
@@ -92,7 +110,7 @@ fn words(event: &Event) -> String {
         Event::Epoch { epoch, durable_chunks } => {
             format!("epoch {epoch} begins; {} are there already", human(durable_chunks << 20))
         }
-        Event::Progress { phase, done, total, .. } => share(phase, *done, *total),
+        Event::Progress(progress) => lines(progress).join("\n"),
         Event::PassDone { phase, differing: 0 } => format!("{phase} pass: done"),
         Event::PassDone { phase, differing } => {
             format!("{phase} pass: {differing} MiB differed and were written again")
@@ -106,43 +124,91 @@ fn words(event: &Event) -> String {
     }
 }
 
-/// A bar on the terminal, with lines above it.
-struct Bar {
-    bar: ProgressBar,
-    phase: Mutex<&'static str>,
+/// Bars on the terminal, one for all disks and one for each if there are several; lines go above them.
+struct Bars {
+    screen: MultiProgress,
+    /// The phase they show, and the bars.
+    shown: Mutex<(String, Vec<ProgressBar>)>,
 }
 
-impl Bar {
+impl Bars {
     fn new() -> Self {
-        let bar = ProgressBar::hidden();
-        let template = "{prefix:8} {bar:30} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self { bar, phase: Mutex::new("") }
+        Self { screen: MultiProgress::new(), shown: Mutex::default() }
     }
 
     fn show(&self, event: &Event) {
+        let Ok(mut shown) = self.shown.lock() else { return };
+        let (phase, bars) = &mut *shown;
         match event {
-            Event::Progress { phase, done, total, .. } => {
-                if let Ok(mut current) = self.phase.lock()
-                    && *current != *phase
-                {
-                    *current = phase;
-                    self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-                    self.bar.reset();
-                    self.bar.set_prefix(*phase);
+            Event::Progress(progress) => {
+                let rows = if progress.disks.len() > 1 { progress.disks.as_slice() } else { &[] };
+                if *phase != progress.phase || bars.len() != rows.len() + 1 {
+                    clear(&self.screen, bars);
+                    *phase = progress.phase.to_string();
+                    let names = rows.iter().map(|row| row.disk.clone()).chain([phase.clone()]);
+                    *bars = names.map(|name| self.screen.add(bar(&name))).collect();
                 }
-                self.bar.set_length(*total);
-                self.bar.set_position(*done);
+                let figures = rows.iter().map(|row| &row.figures).chain([&progress.sum]);
+                for (bar, figures) in bars.iter().zip(figures) {
+                    bar.set_length(figures.total);
+                    bar.set_position(figures.done);
+                    bar.set_message(pace(figures, progress.paused));
+                }
             }
-            event => self.bar.suspend(|| say(&words(event))),
-        }
-        if matches!(event, Event::Committed | Event::PassDone { .. }) {
-            self.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-            if let Ok(mut phase) = self.phase.lock() {
-                *phase = "";
+            event => {
+                if matches!(event, Event::Committed | Event::PassDone { .. } | Event::Lost { .. }) {
+                    clear(&self.screen, bars);
+                }
+                self.screen.suspend(|| say(&words(event)));
             }
         }
+    }
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{prefix:8} {bar:20} {percent:>3}% {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.with_prefix(name.to_owned())
+}
+
+fn clear(screen: &MultiProgress, bars: &mut Vec<ProgressBar>) {
+    for bar in bars.drain(..) {
+        bar.finish_and_clear();
+        screen.remove(&bar);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_replicate::progress::DiskProgress;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_how_fast_and_how_long_yet() {
+        let figures = Figures {
+            done: 860 << 20,
+            total: 2 << 30,
+            read: 900 << 20,
+            sent: 300 << 20,
+            saved: 500 << 20,
+            rate: 20 << 20,
+            mean: 19 << 20,
+            left: Some(3725),
+            ..Figures::default()
+        };
+        let disk = |name: &str| DiskProgress { disk: name.into(), figures };
+        let mut progress =
+            Progress { phase: "full".into(), paused: false, sum: figures, disks: vec![disk("/dev/sda")] };
+        let line = "full: 41% (860 MiB of 2 GiB), 20 MiB/s, 1:02:05 left; mean 19 MiB/s, read 900 MiB, sent 300 MiB, \
+                    saved 500 MiB";
+        assert_eq!(lines(&progress), [line]);
+        progress.disks.push(disk("/dev/sdb"));
+        progress.paused = true;
+        let lines = lines(&progress);
+        assert_eq!(lines.len(), 3);
+        assert!(lines[2].starts_with("  /dev/sdb: 41% (860 MiB of 2 GiB), paused; mean"), "{lines:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! The `gantry` command: one match from subcommand to function.
 
+mod control;
 mod copy;
 mod ends;
 mod events;
@@ -7,12 +8,17 @@ mod export;
 mod finisher;
 mod image;
 mod inspect;
+mod limit;
 mod machine;
 mod names;
 mod pairing;
+mod pause;
+mod priority;
 mod receive;
 mod repair;
+mod resume;
 mod send;
+mod status;
 mod verify;
 
 use std::process::ExitCode;
@@ -34,6 +40,10 @@ enum Command {
     Export(export::Args),
     Receive(receive::Args),
     Send(send::Args),
+    Status(status::Args),
+    Pause(pause::Args),
+    Resume(resume::Args),
+    Limit(limit::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     #[command(subcommand)]
@@ -54,6 +64,10 @@ fn main() -> ExitCode {
         Command::Export(args) => export::run(args),
         Command::Receive(args) => receive::run(args),
         Command::Send(args) => send::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Pause(args) => pause::run(&args),
+        Command::Resume(args) => resume::run(&args),
+        Command::Limit(args) => limit::run(&args),
         Command::Verify(args) => verify::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Image(command) => image::run(command),

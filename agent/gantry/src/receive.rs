@@ -12,6 +12,7 @@ use gantry_replicate::{Event, Events, Report};
 use gantry_wire::{Code, DiskInfo};
 use serde_json::json;
 
+use crate::control::{Control, Role};
 use crate::ends::{self, EraseRule};
 use crate::finisher::{Finish, clear_leftovers};
 use crate::names::EndName;
@@ -104,7 +105,8 @@ fn work(args: Args) -> Result<()> {
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
-    let report = runtime.block_on(receive(options, Box::new(finisher), events.clone()))?;
+    let (_control, heard) = Control::open(Role::Receive, None, &events);
+    let report = runtime.block_on(receive(options, Box::new(finisher), heard))?;
     drop(runtime);
     // Finishing voids the code.
     if let Some(path) = &code_file

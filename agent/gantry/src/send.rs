@@ -11,8 +11,11 @@ use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::stop::Stop;
+use gantry_replicate::throttle::{Schedule, Throttle};
 use serde_json::json;
 
+use crate::control::{Control, Role};
+use crate::priority::Priority;
 use crate::{ends, events, machine, pairing};
 
 /// Send this machine's disks to a receiver.
@@ -40,6 +43,16 @@ pub struct Args {
     /// What to do about sectors that cannot be read: stop there, or take them as zero and list them in the report.
     #[arg(long, value_name = "stop|zero", default_value = "stop", value_parser = machine::bad_sectors)]
     bad_sectors: BadSectors,
+    /// Send no faster: bytes a second with K, M, G or T (1024), like 20M; none; or windows of local time, like
+    /// 08:00-18:00=20M,else=none. `gantry limit` changes it while this runs.
+    #[arg(long, value_name = "RATE|SCHEDULE", default_value = "none")]
+    limit: Schedule,
+    /// Read the source no faster; written as for --limit.
+    #[arg(long, value_name = "RATE|SCHEDULE", default_value = "none")]
+    read_limit: Schedule,
+    /// How much this gives way to the other programs of a live host.
+    #[arg(long, value_enum, default_value = "normal")]
+    priority: Priority,
     /// Keep the report as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -63,6 +76,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: Args) -> Result<()> {
+    args.priority.apply()?;
     let code = pairing::read(args.code_file.as_deref())?;
     let disks = ends::sources(&args.disks)?;
     let paths: Vec<String> = disks.iter().map(|disk| disk.identity().path.clone()).collect();
@@ -74,6 +88,8 @@ fn work(args: Args) -> Result<()> {
             Err(Stop(text.to_owned()).into())
         }
     };
+    let throttle = Throttle::new(args.limit, args.read_limit);
+    let (_control, events) = Control::open(Role::Send, Some(throttle.clone()), &events::sink(args.json));
     let options = SendOptions {
         address: args.address,
         code,
@@ -81,12 +97,13 @@ fn work(args: Args) -> Result<()> {
         bad_sectors: args.bad_sectors,
         map: args.map,
         streams: args.streams,
+        throttle,
         unchanged: Box::new(unchanged),
         machine: machine::name(),
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
-    let sent = runtime.block_on(send(options, events::sink(args.json)))?;
+    let sent = runtime.block_on(send(options, events))?;
     events::keep_report(args.report.as_deref(), &sent.report)?;
     let Sent { report, wire_bytes, resent_chunks } = sent;
     if args.json {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// Something worth telling. Byte counts are bytes, rates are left to the reader.
+use crate::progress::Progress;
+
+/// Something worth telling. Byte counts are bytes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
@@ -35,16 +37,7 @@ pub enum Event {
         durable_chunks: u64,
     },
     /// How far a phase is.
-    Progress {
-        /// "full", "compare" or "copy".
-        phase: &'static str,
-        /// Bytes of disk done in this phase.
-        done: u64,
-        /// Bytes of disk in this phase.
-        total: u64,
-        /// Bytes sent on the wire so far in this session.
-        sent: u64,
-    },
+    Progress(Progress),
     /// A pass is complete and durable.
     PassDone {
         /// "full", "compare" or "copy".

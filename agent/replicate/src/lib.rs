@@ -9,6 +9,9 @@
 //!
 //! A receiver that was started again knows nothing (law 6): both sets are empty, and because its label says that this
 //! session has written here, it asks for compare passes only. Compare passes repeat until none finds a difference.
+//!
+//! Every read of a source and every byte on a data stream passes a [`throttle`]; a [`progress::Meter`] watches each pass
+//! and tells rates and time left.
 
 pub mod buffer;
 pub mod chunkset;
@@ -21,6 +24,7 @@ pub mod local;
 pub mod pack;
 pub mod patch;
 pub mod pool;
+pub mod progress;
 pub mod random;
 pub mod receiver;
 pub mod replica;
@@ -28,7 +32,9 @@ pub mod report;
 pub mod sender;
 mod source;
 pub mod stop;
+pub mod throttle;
 pub mod tls;
 
 pub use event::{Event, Events};
+pub use progress::Progress;
 pub use report::Report;

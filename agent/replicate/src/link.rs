@@ -10,6 +10,7 @@ use gantry_wire::limits::{FRAME_PAYLOAD, UNPAIRED_PAYLOAD};
 use gantry_wire::message::{Fault, HEADER, decode_header};
 use gantry_wire::pairing::{EXPORTER_LABEL, proof, proof_matches};
 use gantry_wire::{Code, Message, Role};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -28,6 +29,9 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 const STALL: Duration = Duration::from_secs(600);
 /// How often an idle end says that it is alive.
 pub const PING: Duration = Duration::from_secs(5);
+
+/// Seconds after which a silent connection is probed.
+const PROBE: u32 = 30;
 
 /// What the other end said when it gave up.
 #[derive(Debug, Clone)]
@@ -89,6 +93,7 @@ impl Link {
 
     fn new(tls: TlsStream<TcpStream>, peer: SocketAddr) -> Result<Self> {
         tls.get_ref().0.set_nodelay(true).context("setting TCP_NODELAY")?;
+        probe(tls.get_ref().0).context("setting TCP keep-alive")?;
         let (certificate, exporter) = {
             let (certificates, exporter) = match &tls {
                 TlsStream::Client(tls) => {
@@ -177,6 +182,13 @@ impl Link {
     pub fn split(self) -> (LinkReader, LinkWriter) {
         (self.reader, self.writer)
     }
+}
+
+/// In a pause a data stream is silent for as long as people like: probes keep the firewalls on the way from forgetting it.
+fn probe(tcp: &TcpStream) -> nix::Result<()> {
+    setsockopt(tcp, sockopt::KeepAlive, &true)?;
+    setsockopt(tcp, sockopt::TcpKeepIdle, &PROBE)?;
+    setsockopt(tcp, sockopt::TcpKeepInterval, &PROBE)
 }
 
 /// What a control link hears: messages, then one error, then nothing.
@@ -294,13 +306,13 @@ fn broken(error: std::io::Error) -> anyhow::Error {
 impl LinkWriter {
     /// Writes one message and pushes it out.
     pub async fn send(&mut self, message: &Message) -> Result<()> {
-        self.send_frame(&message.to_frame()).await
+        self.send_bytes(&message.to_frame()).await
     }
 
-    /// Writes a frame that was encoded before.
-    pub async fn send_frame(&mut self, frame: &[u8]) -> Result<()> {
+    /// Writes a frame that was encoded before, or the next piece of one, and pushes it out.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         let write = async {
-            self.stream.write_all(frame).await?;
+            self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
         timeout(self.patience, write).await.context("the link takes nothing")?.context("writing to the link")
@@ -309,5 +321,47 @@ impl LinkWriter {
     /// Ends the stream in order. The peer has acknowledged before, so a failure changes nothing.
     pub async fn close(mut self) {
         drop(timeout(PING, self.stream.shutdown()).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn linked() -> (Link, Link) {
+        let (one, two) = (TlsIdentity::generate().unwrap(), TlsIdentity::generate().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = async {
+            let (tcp, peer) = listener.accept().await.unwrap();
+            Link::accept(tcp, peer, &two).await.unwrap()
+        };
+        let (dialled, answered) = tokio::join!(Link::connect(address, &one), answer);
+        (dialled.unwrap(), answered)
+    }
+
+    /// What a paused sender's control link does for an hour: nothing but its pings. The hour is the clock's, not ours.
+    #[tokio::test]
+    async fn a_link_with_nothing_to_say_lives_as_long_as_it_pings() {
+        let (dialled, answered) = linked().await;
+        tokio::time::pause();
+        let (mut here, _here) = dialled.into_channels(CancellationToken::new());
+        let (mut there, _there) = answered.into_channels(CancellationToken::new());
+        let hour = Duration::from_secs(3600);
+        let heard = timeout(hour, async {
+            tokio::select! { m = here.next() => m, m = there.next() => m }
+        })
+        .await;
+        assert!(heard.is_err(), "{:?}", heard.map(|heard| heard.map_err(|error| format!("{error:#}"))));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_does_not_ping_would_be_given_up() {
+        let (dialled, answered) = linked().await;
+        tokio::time::pause();
+        let (mut here, _here) = dialled.into_channels(CancellationToken::new());
+        let _silent = answered.split();
+        let heard = timeout(2 * SILENCE, here.next()).await.unwrap();
+        assert!(format!("{:#}", heard.unwrap_err()).contains("silent"));
     }
 }

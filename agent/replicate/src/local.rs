@@ -10,6 +10,7 @@ use gantry_disk::{BadSectors, DiskError, Geometry, ReadAt, WriteAt};
 use gantry_wire::Extent;
 use gantry_wire::limits::{CHUNK, GROUP};
 use gantry_wire::tree::{self, Hash, Leaves};
+use tokio_util::sync::CancellationToken;
 
 use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
@@ -17,10 +18,12 @@ use crate::commit::{Finisher, finish};
 use crate::event::{Event, Events};
 use crate::groups::GroupNodes;
 use crate::patch::{differing, ranges};
+use crate::progress::{Course, Meter, Need};
 use crate::random;
 use crate::replica::Replica;
 use crate::report::{DiskReport, Report, SourceFacts, clock};
 use crate::source::{Run, Source};
+use crate::throttle::{Reads, Throttle};
 
 const THREADS: usize = 4;
 /// Read-backs that find differences before the target is called unreliable.
@@ -34,6 +37,8 @@ pub struct CopyOptions {
     pub base: bool,
     /// What becomes of sectors that cannot be read.
     pub bad_sectors: BadSectors,
+    /// How fast the source may be read; kept by the caller, it can be changed while this runs.
+    pub throttle: Throttle,
     /// What the software is called, for the report.
     pub software: String,
 }
@@ -66,15 +71,16 @@ pub fn copy(
     let mut report = Report { version: 1, software: options.software.clone(), ..Report::default() };
     report.boot = "not proven".to_owned();
 
+    let reads = &options.throttle.reads(CancellationToken::new());
     if !options.base {
         let began = Instant::now();
-        transfer(source, &replica, events)?;
+        transfer(source, &replica, reads, events)?;
         report.phase("copy", began);
         events.tell(Event::PassDone { phase: "copy", differing: 0 });
     }
 
     let began = Instant::now();
-    let rewritten = compare(source, &replica, events)?;
+    let rewritten = compare(source, &replica, reads, events)?;
     report.phase("compare", began);
 
     let root = tree::hex(&source.root()?);
@@ -100,10 +106,12 @@ pub fn copy(
 }
 
 /// The full pass.
-fn transfer(source: &Source, replica: &Replica, events: &Events) -> Result<()> {
-    let runs = Mutex::new(source.runs(ChunkSet::new(source.chunks())));
+fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -> Result<()> {
+    let none = ChunkSet::new(source.chunks());
+    let meter = Meter::new("copy", vec![source.full_course(&none)]);
+    let runs = Mutex::new(source.runs(none));
     let next = || runs.lock().unwrap_or_else(PoisonError::into_inner).next();
-    sweep("copy", next, source.end().size(), events, |run| {
+    sweep(meter, next, reads, events, |run| {
         let Extent { first, count } = run.extent();
         match run {
             Run::Zero(extent) => {
@@ -112,7 +120,7 @@ fn transfer(source: &Source, replica: &Replica, events: &Events) -> Result<()> {
                 replica.zero_at(first * CHUNK, stop - first * CHUNK)?;
             }
             Run::Data(_) => (first..first + count).try_for_each(|index| {
-                source.read(index, |bytes, _| {
+                source.read(index, reads, |bytes, _| {
                     match tree::is_zero(bytes) {
                         true => replica.zero_at(index * CHUNK, bytes.len() as u64)?,
                         false => replica.write_at(index * CHUNK, bytes)?,
@@ -127,15 +135,16 @@ fn transfer(source: &Source, replica: &Replica, events: &Events) -> Result<()> {
 }
 
 /// Reads the target back until it is as the source was; the number of chunks that were written again.
-fn compare(source: &Source, replica: &Replica, events: &Events) -> Result<u64> {
-    let size = source.end().size();
-    let (mut suspects, mut rewritten): (Vec<u64>, u64) = ((0..tree::groups(size)).collect(), 0);
+fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -> Result<u64> {
+    let (mut suspects, mut rewritten): (Vec<u64>, u64) = ((0..source.groups().count()).collect(), 0);
     for _ in 0..ROUNDS {
         let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+        let total = suspects.iter().map(|group| source.groups().chunks_of(*group).1 * CHUNK).sum();
+        let meter = Meter::new("compare", vec![Course { total, ..source.compare_course() }]);
         let queue = Mutex::new(suspects.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        sweep("compare", next, size, events, |group| {
-            let differ = compare_group(source, replica, group)?;
+        sweep(meter, next, reads, events, |group| {
+            let differ = compare_group(source, replica, group, reads)?;
             if differ > 0 {
                 chunks.fetch_add(differ, Ordering::Relaxed);
                 again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
@@ -155,19 +164,19 @@ fn compare(source: &Source, replica: &Replica, events: &Events) -> Result<u64> {
 }
 
 /// Reads a group of the target back; writes the leaves again that differ. The number of chunks that had such.
-fn compare_group(source: &Source, replica: &Replica, group: u64) -> Result<u64> {
+fn compare_group(source: &Source, replica: &Replica, group: u64, reads: &Reads) -> Result<u64> {
     let ours = leaves(replica, source.end().size(), group)?;
     if source.groups().node(group) == Some(node_of(&ours)) {
         return Ok(0);
     }
-    let theirs = source.leaves(group)?;
+    let theirs = source.leaves(group, reads)?;
     let (first, _) = source.groups().chunks_of(group);
     let mut chunks = 0;
     for (index, (ours, theirs)) in (first..).zip(ours.iter().zip(&theirs)) {
         let length = source.groups().chunk_length(index);
         for range in ranges(differing(ours, theirs), length) {
             with_buffer(range.len(), |bytes| -> Result<()> {
-                source.read_again(index, theirs, std::slice::from_ref(&range), bytes)?;
+                source.read_again(index, theirs, std::slice::from_ref(&range), reads, bytes)?;
                 Ok(replica.write_at(index * CHUNK + range.start as u64, bytes)?)
             })?;
         }
@@ -217,7 +226,10 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     let (count, places) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let queue = Mutex::new(0..tree::groups(size));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    sweep("compare", next, size, events, |group| {
+    let disk = first.identity().path.clone();
+    let course = Course { disk, total: size, before: 0, need: Need::Rest, tally: Arc::default() };
+    let reads = Throttle::unlimited().reads(CancellationToken::new());
+    sweep(Meter::new("compare", vec![course]), next, &reads, events, |group| {
         let (one, two) = (leaves(first, size, group)?, leaves(second, size, group)?);
         for (nodes, leaves) in nodes.iter().zip([&one, &two]) {
             nodes.lock().unwrap_or_else(PoisonError::into_inner).set(group, node_of(leaves));
@@ -248,30 +260,32 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     })
 }
 
-/// Runs `work` over what `next` gives, on several threads; stops at the first error. `work` says how many chunks it has done.
+/// Runs `work` over what `next` gives, on several threads; begins nothing in a pause. Stops at the first error, and ends
+/// `reads` then: nobody must sleep through it. `work` says how many chunks it has done.
 fn sweep<T>(
-    phase: &'static str,
+    mut meter: Meter,
     next: impl Fn() -> Option<T> + Sync,
-    size: u64,
+    reads: &Reads,
     events: &Events,
     work: impl Fn(T) -> Result<u64> + Sync,
 ) -> Result<()> {
     let done = AtomicU64::new(0);
     let failure = Mutex::new(None);
     let stop = AtomicBool::new(false);
-    let report = || {
-        let done = (done.load(Ordering::Relaxed) * CHUNK).min(size);
-        events.tell(Event::Progress { phase, done, total: size, sent: 0 });
+    let mut report = || {
+        let progress = meter.look(reads.are_held(), &[done.load(Ordering::Relaxed) * CHUNK]);
+        events.tell(Event::Progress(progress));
     };
     let worker = || {
         while !stop.load(Ordering::Relaxed)
             && let Some(item) = next()
         {
-            match work(item) {
+            match reads.hold().map_err(anyhow::Error::from).and_then(|()| work(item)) {
                 Ok(chunks) => drop(done.fetch_add(chunks, Ordering::Relaxed)),
                 Err(error) => {
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                     stop.store(true, Ordering::Relaxed);
+                    reads.end();
                 }
             }
         }
@@ -289,7 +303,7 @@ fn sweep<T>(
     });
     report();
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error).with_context(|| format!("{phase} stopped")),
+        Some(error) => Err(error).with_context(|| format!("{} stopped", meter.phase())),
         None => Ok(()),
     }
 }

@@ -17,8 +17,10 @@ use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
 use crate::fit::check_fit;
 use crate::groups::GroupNodes;
+use crate::progress::{Course, Need, Tally, count};
 use crate::report::SourceDiskFacts;
 use crate::stop::Stop;
+use crate::throttle::Reads;
 
 /// Chunks that one thread reads in a row: long enough for a disk that seeks.
 const RUN: u64 = 8;
@@ -49,6 +51,8 @@ pub struct Source {
     /// Chunks that must be read.
     data: ChunkSet,
     groups: Mutex<GroupNodes>,
+    /// What has happened to it.
+    pub tally: Arc<Tally>,
 }
 
 impl Source {
@@ -67,7 +71,7 @@ impl Source {
             Ok(())
         })?;
         let groups = GroupNodes::new(end.size()).into();
-        Ok(Self { end: Careful::new(end, bad_sectors), data, groups })
+        Ok(Self { end: Careful::new(end, bad_sectors), data, groups, tally: Arc::default() })
     }
 
     /// The end itself: size, sectors, names.
@@ -83,6 +87,20 @@ impl Source {
     /// Number of chunks.
     pub fn chunks(&self) -> u64 {
         tree::chunks(self.end.size())
+    }
+
+    /// Its way through a full pass: what is in `done` is done, and what is known to be zero takes no time.
+    pub fn full_course(&self, done: &ChunkSet) -> Course {
+        let length = |index: u64| CHUNK.min(self.end.size() - index * CHUNK);
+        let of = |want: &dyn Fn(&u64) -> bool| (0..self.chunks()).filter(want).map(length).sum();
+        let need = Need::Read(of(&|index| self.data.contains(*index) && !done.contains(*index)));
+        Course { before: of(&|index| done.contains(*index)), need, ..self.compare_course() }
+    }
+
+    /// Its way through a compare pass.
+    pub fn compare_course(&self) -> Course {
+        let (disk, total) = (self.end.identity().path.clone(), self.end.size());
+        Course { disk, total, before: 0, need: Need::Rest, tally: Arc::clone(&self.tally) }
     }
 
     /// What was read.
@@ -119,11 +137,24 @@ impl Source {
         })
     }
 
+    /// Every read: as fast as it may be, and counted.
+    fn read_at(&self, offset: u64, bytes: &mut [u8], reads: &Reads) -> Result<()> {
+        reads.take(bytes.len())?;
+        self.end.read_at(offset, bytes)?;
+        count(&self.tally.read, bytes.len() as u64);
+        Ok(())
+    }
+
     /// Reads a chunk of a full pass, gives it to `work` with its node, and learns it.
-    pub fn read<T>(&self, index: u64, work: impl FnOnce(&[u8], Hash) -> Result<T>) -> Result<T> {
+    pub fn read<T>(
+        &self,
+        index: u64,
+        reads: &Reads,
+        work: impl FnOnce(&[u8], Hash) -> Result<T>,
+    ) -> Result<T> {
         let length = self.groups().chunk_length(index);
         let (node, done) = with_buffer(length, |bytes| -> Result<_> {
-            self.end.read_at(index * CHUNK, bytes)?;
+            self.read_at(index * CHUNK, bytes, reads)?;
             let node = tree::chunk(bytes);
             Ok((node, work(bytes, node)?))
         })?;
@@ -136,6 +167,8 @@ impl Source {
 
     /// Learns of chunks that need not be read.
     pub fn learn_zero(&self, extent: Extent) -> Result<()> {
+        let stop = ((extent.first + extent.count) * CHUNK).min(self.end.size());
+        count(&self.tally.skipped, stop - extent.first * CHUNK);
         let mut index = extent.first;
         while index < extent.first + extent.count {
             let (first, count) = self.groups().chunks_of(index / GROUP);
@@ -154,15 +187,16 @@ impl Source {
     }
 
     /// The leaves of a group's chunks; what is not known to be zero is read.
-    pub fn leaves(&self, group: u64) -> Result<Vec<Leaves>> {
+    pub fn leaves(&self, group: u64, reads: &Reads) -> Result<Vec<Leaves>> {
         let (first, count) = self.groups().chunks_of(group);
         let leaves = |index: u64| {
+            let length = self.groups().chunk_length(index);
             if !self.data.contains(index) {
+                count(&self.tally.skipped, length as u64);
                 return Ok([tree::zero_leaf(); LEAVES_PER_CHUNK]);
             }
-            let length = self.groups().chunk_length(index);
             with_buffer(length, |bytes| {
-                self.end.read_at(index * CHUNK, bytes)?;
+                self.read_at(index * CHUNK, bytes, reads)?;
                 Ok(tree::leaves(bytes))
             })
         };
@@ -177,6 +211,7 @@ impl Source {
         index: u64,
         known: &Leaves,
         ranges: &[Range<usize>],
+        reads: &Reads,
         bytes: &mut [u8],
     ) -> Result<()> {
         let mut filled = 0;
@@ -184,7 +219,7 @@ impl Source {
             let part = &mut bytes[filled..filled + range.len()];
             filled += range.len();
             let start = index * CHUNK + range.start as u64;
-            self.end.read_at(start, part)?;
+            self.read_at(start, part, reads)?;
             for (i, leaf) in part.chunks(LEAF).enumerate() {
                 let (known, at) = (known[range.start / LEAF + i], start + (i * LEAF) as u64);
                 self.must_be(known, tree::leaves(leaf)[0], at)?;
@@ -216,9 +251,14 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use gantry_disk::{ImageFile, WriteAt};
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::throttle::Throttle;
 
     const MIB: u64 = 1 << 20;
 
@@ -227,6 +267,10 @@ mod tests {
         let image = ImageFile::create(&dir.path().join("source"), size).unwrap();
         data.iter().for_each(|at| image.write_at(*at, &[7; 4096]).unwrap());
         (dir, Source::new(Arc::new(image), BadSectors::Stop).unwrap())
+    }
+
+    fn reads() -> Reads {
+        Throttle::unlimited().reads(CancellationToken::new())
     }
 
     fn of(runs: impl Iterator<Item = Run>) -> Vec<(bool, u64, u64)> {
@@ -261,13 +305,14 @@ mod tests {
             match run {
                 Run::Zero(extent) => sparse.learn_zero(extent).unwrap(),
                 Run::Data(Extent { first, count }) => {
-                    (first..first + count).for_each(|index| sparse.read(index, |_, _| Ok(())).unwrap());
+                    (first..first + count)
+                        .for_each(|index| sparse.read(index, &reads(), |_, _| Ok(())).unwrap());
                 }
             }
         }
         let (dir, read) = source(200 * MIB + 512, &[70 * MIB, 140 * MIB]);
         let groups = read.groups().count();
-        (0..groups).for_each(|group| drop(read.leaves(group).unwrap()));
+        (0..groups).for_each(|group| drop(read.leaves(group, &reads()).unwrap()));
         assert_eq!(sparse.root().unwrap(), read.root().unwrap());
         let by_bytes = std::fs::read(dir.path().join("source")).unwrap();
         let mut plain = GroupNodes::new(by_bytes.len() as u64);
@@ -279,17 +324,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_to_be_zero_is_skipped_and_takes_no_time() {
+        let (_dir, source) = source(100 * MIB + 512, &[3 * MIB, 4 * MIB, 100 * MIB]);
+        let mut done = ChunkSet::new(101);
+        assert!(done.insert(4) && done.insert(9));
+        let course = source.full_course(&done);
+        assert_eq!((course.total, course.before), (100 * MIB + 512, 2 * MIB));
+        assert!(matches!(course.need, Need::Read(bytes) if bytes == MIB + 512), "{:?}", course.need);
+        let none = source.full_course(&ChunkSet::new(101));
+        assert!(matches!(none.need, Need::Read(bytes) if bytes == 2 * MIB + 512), "{:?}", none.need);
+        source.learn_zero(Extent { first: 5, count: 90 }).unwrap();
+        source.read(3, &reads(), |_, _| Ok(())).unwrap();
+        let tally = [&source.tally.skipped, &source.tally.read].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(tally, [90 * MIB, MIB]);
+    }
+
+    #[test]
     fn a_source_that_changes_is_noticed_by_group_and_by_leaf() {
         let (dir, source) = source(80 * MIB, &[3 * MIB, 70 * MIB]);
-        let rows = source.leaves(0).unwrap();
+        let rows = source.leaves(0, &reads()).unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("source")).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &[1], 3 * MIB + 65536 + 5).unwrap();
         let mut leaf = vec![0; LEAF];
-        source.read_again(3, &rows[3], std::slice::from_ref(&(0..LEAF)), &mut leaf).unwrap();
+        source.read_again(3, &rows[3], std::slice::from_ref(&(0..LEAF)), &reads(), &mut leaf).unwrap();
         let other = LEAF..2 * LEAF;
-        let error = source.read_again(3, &rows[3], std::slice::from_ref(&other), &mut leaf).unwrap_err();
+        let error =
+            source.read_again(3, &rows[3], std::slice::from_ref(&other), &reads(), &mut leaf).unwrap_err();
         assert!(error.to_string().contains("at or behind byte 3211264"), "{error}");
-        let error = source.leaves(0).unwrap_err();
+        let error = source.leaves(0, &reads()).unwrap_err();
         assert!(error.to_string().contains("changed while it was being copied"), "{error}");
     }
 }

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use gantry_replicate::throttle::Schedule;
+
 /// What the machine is in the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -72,6 +74,10 @@ pub struct Settings {
     pub erase: Vec<String>,
     /// `gantry.bad-sectors=zero`: sectors that cannot be read become zero instead of stopping the copy.
     pub zero_bad_sectors: bool,
+    /// `gantry.limit`: a rate or a schedule.
+    pub limit: Option<String>,
+    /// `gantry.read-limit`.
+    pub read_limit: Option<String>,
     /// `gantry.base`.
     pub base: Vec<String>,
     /// `gantry.disks`.
@@ -152,6 +158,8 @@ fn apply(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> 
                 _ => return Err(format!("gantry.bad-sectors is stop or zero, not '{value}'")),
             }
         }
+        "limit" => settings.limit = Some(limit(key, value)?),
+        "read-limit" => settings.read_limit = Some(limit(key, value)?),
         "disks" => settings.disks = list(key, value)?,
         "map" => settings.map = map(value)?,
         "then" => {
@@ -251,6 +259,12 @@ fn target(value: &str) -> Result<String, String> {
         host_sound && port.parse::<u16>().is_ok_and(|port| port != 0)
     });
     if sound { Ok(value.to_owned()) } else { Err(format!("gantry.target is HOST:PORT, not '{value}'")) }
+}
+
+/// Read with the agent's own eyes, like a code.
+fn limit(key: &str, value: &str) -> Result<String, String> {
+    let schedule: Schedule = value.parse().map_err(|error| format!("gantry.{key}: {error}"))?;
+    Ok(schedule.to_string())
 }
 
 /// Read with the same eyes as the agent's, so that a mistyped code is known before anything starts.
@@ -364,6 +378,9 @@ mod tests {
             ("gantry.erase=A,,B", "gantry.erase is a comma list of names"),
             ("gantry.base=", "gantry.base is a comma list of names"),
             ("gantry.bad-sectors=", "gantry.bad-sectors is stop or zero, not ''"),
+            ("gantry.limit=20MB", "gantry.limit: '20MB' is no rate"),
+            ("gantry.limit=", "gantry.limit: '' is no rate"),
+            ("gantry.read-limit=8-18=1M", "gantry.read-limit: '8-18' is no window"),
             ("gantry.disks=--all", "'--all' is none"),
             ("gantry.map=/dev/sda", "'/dev/sda' is none"),
             ("gantry.then=halt", "gantry.then is hold, poweroff or reboot, not 'halt'"),

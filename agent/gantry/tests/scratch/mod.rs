@@ -70,8 +70,11 @@ pub struct Running {
 impl Running {
     pub fn start(arguments: &[&str], paths: &[&Path]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
-        let mut child =
-            command.args(arguments).args(paths).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        command.args(arguments).args(paths);
+        Self::spawn(command)
+    }
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (say, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));

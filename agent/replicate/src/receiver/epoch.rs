@@ -23,6 +23,7 @@ use super::stream::{Stream, claim};
 use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
+use crate::progress::{Course, Meter, Need, Tally, count};
 use crate::report::clock;
 
 /// Disk threads of an epoch.
@@ -47,10 +48,12 @@ struct Pass {
     kind: PassKind,
     began: Instant,
     written: u64,
-    compared: u64,
+    /// Chunks that were compared, of each disk.
+    compared: Vec<u64>,
     differing: u64,
     expected: Option<u64>,
     suspects: Suspects,
+    meter: Meter,
 }
 
 /// The streams that join an epoch.
@@ -67,6 +70,7 @@ pub async fn run(
     let pool = Pool::start("disk", THREADS).context("starting disk threads")?;
     let (report, work) = mpsc::unbounded_channel();
     let open_pass = watch::Sender::new((0, None));
+    let tallies = session.disks.iter().map(|_| Arc::default()).collect();
     let mut epoch = Epoch {
         disks: Arc::clone(&session.disks),
         number: session.epoch,
@@ -80,7 +84,7 @@ pub async fn run(
         unflushed_bytes: 0,
         flushing: None,
         flush_failed: false,
-        received: 0,
+        tallies,
     };
     let outcome = epoch.run(session, inbox, outbox, joins, events).await;
     // Streams first: they hold queues. Then whatever the threads have taken.
@@ -136,7 +140,7 @@ struct Epoch {
     unflushed_bytes: u64,
     flushing: Option<Flushing>,
     flush_failed: bool,
-    received: u64,
+    tallies: Vec<Arc<Tally>>,
 }
 
 enum Action {
@@ -210,7 +214,7 @@ impl Epoch {
                     let count = self.disk(disk)?.known().groups.chunks_of(group).1;
                     let Some(pass) = &mut self.pass else { bail!("a comparison outlived its pass") };
                     let (number, equal) = (pass.number, leaves.is_none());
-                    pass.compared += count;
+                    pass.compared[usize::from(disk)] += count;
                     pass.suspects.was_read((disk, group), leaves);
                     outbox.say(Message::Compared { pass: number, disk, group, equal }).await?;
                 }
@@ -258,13 +262,14 @@ impl Epoch {
             self.flush_failed = flushed.is_err();
             flushed?;
         }
-        let began = Instant::now();
+        let (began, meter) = (Instant::now(), self.meter(kind));
         self.pass = Some(Pass {
             number,
             kind,
             began,
+            meter,
             written: 0,
-            compared: 0,
+            compared: vec![0; self.disks.len()],
             differing: 0,
             expected: None,
             suspects: Suspects::default(),
@@ -316,7 +321,9 @@ impl Epoch {
         self.unflushed.entry(disk).or_default().push(extent);
         let bytes = extent.count * CHUNK;
         self.unflushed_bytes += bytes;
-        self.received += bytes;
+        if let Some(tally) = self.tallies.get(usize::from(disk)) {
+            count(&tally.sent, bytes);
+        }
         if let Some(pass) = &mut self.pass {
             pass.written += extent.count;
         }
@@ -360,6 +367,7 @@ impl Epoch {
             self.begin_flush();
             return Ok(());
         }
+        self.tell_progress(events);
         let Some(pass) = self.pass.take() else { return Ok(()) };
         self.open_pass.send_replace((pass.number, None));
         let phase = match pass.kind {
@@ -373,7 +381,8 @@ impl Epoch {
             }
             PassKind::Compare => {
                 let all: u64 = self.disks.iter().map(SessionDisk::chunks).sum();
-                ensure!(pass.compared == all, "the compare pass left {} chunks out", all - pass.compared);
+                let compared: u64 = pass.compared.iter().sum();
+                ensure!(compared == all, "the compare pass left {} chunks out", all - compared);
                 ensure!(pass.suspects.is_empty(), "the compare pass ended with open questions");
                 let differing = pass.differing;
                 ensure!(
@@ -384,7 +393,6 @@ impl Epoch {
             }
         };
         session.report.phase(phase, pass.began);
-        self.tell_progress(events);
         events.tell(Event::PassDone { phase, differing: pass.differing });
         outbox.say(Message::PassDone { pass: pass.number, differing: pass.differing }).await
     }
@@ -402,16 +410,25 @@ impl Epoch {
         Ok(ours)
     }
 
-    fn tell_progress(&self, events: &Events) {
-        let Some(pass) = &self.pass else { return };
-        let total: u64 = self.disks.iter().map(|disk| disk.source.size).sum();
-        let (phase, done) = match pass.kind {
-            PassKind::Full => {
-                ("full", self.disks.iter().map(|d| d.known().durable.count()).sum::<u64>() * CHUNK)
-            }
-            PassKind::Compare => ("compare", pass.compared * CHUNK),
+    fn meter(&self, kind: PassKind) -> Meter {
+        let phase = if kind == PassKind::Full { "full" } else { "compare" };
+        let course = |(disk, tally): (&SessionDisk, &Arc<Tally>)| Course {
+            disk: disk.replica.end().identity().path.clone(),
+            total: disk.source.size,
+            before: if kind == PassKind::Full { disk.known().durable.count() * CHUNK } else { 0 },
+            need: Need::Rest,
+            tally: Arc::clone(tally),
         };
-        events.tell(Event::Progress { phase, done: done.min(total), total, sent: self.received });
+        Meter::new(phase, self.disks.iter().zip(&self.tallies).map(course).collect())
+    }
+
+    fn tell_progress(&mut self, events: &Events) {
+        let Some(pass) = &mut self.pass else { return };
+        let done: Vec<u64> = match pass.kind {
+            PassKind::Full => self.disks.iter().map(|d| d.known().durable.count() * CHUNK).collect(),
+            PassKind::Compare => pass.compared.iter().map(|chunks| chunks * CHUNK).collect(),
+        };
+        events.tell(Event::Progress(pass.meter.look(false, &done)));
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::epoch::{PROGRESS_EVERY, Passes, THREADS};
 use super::produce::{SourceDisk, Stamp};
 use crate::event::Event;
+use crate::progress::Meter;
 
 /// Groups that are being compared at once.
 const WINDOW: usize = 16;
@@ -60,8 +61,8 @@ pub struct Compare<'a, 'p> {
     unsaid: VecDeque<Message>,
     read: mpsc::Sender<Result<(Place, Rows)>>,
     fail: mpsc::Sender<anyhow::Error>,
-    /// Chunks of groups that were compared.
-    compared: u64,
+    /// Chunks of groups that were compared, of each disk.
+    compared: Vec<u64>,
     /// Chunks that differed.
     differing: u64,
 }
@@ -79,7 +80,9 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
     let (read, mut rows) = mpsc::channel(WINDOW);
     let (fail, mut failed) = mpsc::channel(THREADS);
     let (open, unsaid) = (HashMap::new(), VecDeque::new());
-    let mut pass = Compare { passes, number, disks, open, unsaid, read, fail, compared: 0, differing: 0 };
+    let compared = vec![0; disks.len()];
+    let mut meter = Meter::new("compare", disks.iter().map(|disk| disk.source.compare_course()).collect());
+    let mut pass = Compare { passes, number, disks, open, unsaid, read, fail, compared, differing: 0 };
     let places = pass.disks.iter().enumerate();
     let places: Vec<(u16, u64)> =
         places.map(|(index, disk)| (index as u16, disk.source.groups().count())).collect();
@@ -88,7 +91,9 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
     let mut ended = false;
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     loop {
+        // In a pause nothing new is begun; the tick looks whether it is over.
         while pass.open.len() < WINDOW
+            && !pass.passes.sender.options.throttle.is_paused()
             && let Some(place) = next
         {
             pass.begin(place).await?;
@@ -117,9 +122,9 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
         };
         match action {
             Action::Read(place, rows) => pass.read(place, rows)?,
-            Action::Tick => pass.passes.progress("compare", pass.compared),
+            Action::Tick => pass.passes.progress(&mut meter, &pass.compared),
             Action::Message(Message::PassDone { pass: done, differing }) if done == number && ended => {
-                pass.passes.progress("compare", pass.compared);
+                pass.passes.progress(&mut meter, &pass.compared);
                 let phase = "compare";
                 pass.passes.sender.events.tell(Event::PassDone { phase, differing });
                 return Ok(differing);
@@ -149,9 +154,9 @@ impl Compare<'_, '_> {
     }
 
     async fn read_group(&self, place: Place) -> Result<()> {
-        let (disks, read) = (Arc::clone(&self.disks), self.read.clone());
+        let (disks, read, reads) = (Arc::clone(&self.disks), self.read.clone(), self.passes.reads.clone());
         let job = move || {
-            let rows = disks[usize::from(place.0)].source.leaves(place.1);
+            let rows = disks[usize::from(place.0)].source.leaves(place.1, &reads);
             // The pass may be over; then nobody needs it.
             drop(read.blocking_send(rows.map(|rows| (place, Arc::new(rows)))));
         };
@@ -197,7 +202,7 @@ impl Compare<'_, '_> {
             bail!("an answer about a group that was not asked for");
         };
         let count = self.disk(place.0)?.source.groups().chunks_of(place.1).1;
-        self.compared += count;
+        self.compared[usize::from(place.0)] += count;
         if equal {
             return Ok(());
         }
@@ -245,9 +250,10 @@ impl Compare<'_, '_> {
         let stamp = Stamp { epoch: self.passes.epoch, pass: self.number, disk };
         let (disks, frames, fail) =
             (Arc::clone(&self.disks), self.passes.streams.frames.clone(), self.fail.clone());
+        let reads = self.passes.reads.clone();
         let job = move || {
             let known = &rows[(index % GROUP) as usize];
-            if let Err(error) = disks[usize::from(disk)].patch(stamp, index, known, leaves, &frames) {
+            if let Err(error) = disks[usize::from(disk)].patch(stamp, index, known, leaves, &reads, &frames) {
                 drop(fail.try_send(error));
             }
         };

@@ -15,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::compare::compare;
-use super::produce::{SourceDisk, Stamp};
+use super::produce::{Frame, SourceDisk, Stamp};
 use super::{Sender, is_final, map, resolve};
 use crate::chunkset::ChunkSet;
-use crate::event::{Event, Events};
+use crate::event::Event;
 use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
 use crate::pool::{Pool, Queue};
+use crate::progress::{Meter, count};
 use crate::report::Report;
 use crate::stop::Stop;
+use crate::throttle::{PIECE, Reads, Throttle};
 
 /// Threads that read, hash and compress.
 pub const THREADS: usize = 4;
@@ -105,8 +107,9 @@ impl Sender {
             self.begun.store(true, Ordering::Relaxed);
             let pool = Pool::start("read", THREADS).context("starting reader threads")?;
             let streams = Streams::open(self, address, certificate, token).await?;
-            let mut passes =
-                Passes { sender: self, epoch, number: 0, queue: pool.queue(), streams, inbox, outbox };
+            let (queue, reads) = (pool.queue(), self.options.throttle.reads(CancellationToken::new()));
+            let over = reads.clone();
+            let mut passes = Passes { sender: self, epoch, number: 0, queue, reads, streams, inbox, outbox };
             let outcome = passes.all(full, states).await;
             let Passes { queue, streams, .. } = passes;
             drop(queue);
@@ -125,6 +128,7 @@ impl Sender {
                 Err(error) => Err(error),
             };
             drop(streams);
+            over.end();
             pool.join().await;
             return report;
         }
@@ -202,7 +206,7 @@ async fn give_up(error: &anyhow::Error, inbox: &mut Inbox, outbox: &Outbox) {
 /// The data streams of an epoch: frames go in at one end, whichever stream is free takes them.
 pub struct Streams {
     /// Where frames go in.
-    pub frames: mpsc::Sender<Vec<u8>>,
+    pub frames: mpsc::Sender<Frame>,
     /// Why a stream has ended.
     pub failed: mpsc::Receiver<anyhow::Error>,
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -216,7 +220,7 @@ impl Streams {
         token: [u8; 32],
     ) -> Result<Self> {
         let count = sender.options.streams.clamp(1, STREAMS);
-        let (frames, queue) = mpsc::channel::<Vec<u8>>(usize::from(count) * 2);
+        let (frames, queue) = mpsc::channel::<Frame>(usize::from(count) * 2);
         let queue = Arc::new(Mutex::new(queue));
         let (fail, failed) = mpsc::channel(1);
         let mut tasks = Vec::new();
@@ -227,9 +231,9 @@ impl Streams {
                 "a data stream reached another machine than was paired"
             );
             link.send(&Message::Join { token }).await?;
-            let (queue, fail, bytes) = (Arc::clone(&queue), fail.clone(), Arc::clone(&sender.wire_bytes));
+            let (queue, fail, throttle) = (Arc::clone(&queue), fail.clone(), sender.options.throttle.clone());
             tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
-                if let Err(error) = Self::serve(link.patient().split().1, &queue, &bytes).await {
+                if let Err(error) = Self::serve(link.patient().split().1, &queue, &throttle).await {
                     drop(fail.send(error).await);
                 }
             })));
@@ -239,14 +243,17 @@ impl Streams {
 
     async fn serve(
         mut writer: LinkWriter,
-        queue: &Mutex<mpsc::Receiver<Vec<u8>>>,
-        bytes: &std::sync::atomic::AtomicU64,
+        queue: &Mutex<mpsc::Receiver<Frame>>,
+        throttle: &Throttle,
     ) -> Result<()> {
         loop {
             let frame = queue.lock().await.recv().await;
             let Some(frame) = frame else { return Ok(()) };
-            writer.send_frame(&frame).await.context("data stream")?;
-            bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+            for piece in frame.bytes.chunks(PIECE) {
+                throttle.send(piece.len()).await;
+                writer.send_bytes(piece).await.context("data stream")?;
+                count(&frame.tally.sent, piece.len() as u64);
+            }
         }
     }
 }
@@ -257,6 +264,7 @@ pub struct Passes<'a> {
     pub(super) epoch: u64,
     number: u32,
     pub(super) queue: Queue,
+    pub(super) reads: Reads,
     pub(super) streams: Streams,
     pub(super) inbox: &'a mut Inbox,
     pub(super) outbox: &'a Outbox,
@@ -311,11 +319,17 @@ impl Passes<'_> {
     /// Sends every chunk that is not durable.
     async fn full(&mut self, states: Vec<DiskState>) -> Result<()> {
         let pass = self.start(PassKind::Full).await?;
-        let durable: u64 = states.iter().flat_map(|state| &state.durable).map(|extent| extent.count).sum();
+        let mut acked = vec![0; self.disks().len()];
+        let mut courses = Vec::new();
+        for (disk, state) in self.disks().iter().zip(&states) {
+            let there = done(disk.source.chunks(), &state.durable);
+            acked[usize::from(state.source)] = there.count();
+            courses.push(disk.source.full_course(&there));
+        }
+        let mut meter = Meter::new("full", courses);
         let (fail, mut failed) = mpsc::channel(THREADS);
         let mut producing = AbortOnDropHandle::new(self.spawn_producer(pass, states, fail));
         let mut produced = false;
-        let mut acked = durable;
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         loop {
             tokio::select! {
@@ -327,18 +341,18 @@ impl Passes<'_> {
                 Some(error) = failed.recv() => return Err(error),
                 Some(error) = self.streams.failed.recv() => return Err(error),
                 message = self.inbox.next() => match message? {
-                    Message::Ack { extents, .. } => {
-                        let count = extents.iter().map(|extent| extent.count).sum();
-                        acked = acked.saturating_add(count);
+                    Message::Ack { disk, extents, .. } => {
+                        let acked = acked.get_mut(usize::from(disk)).context("an acknowledgement of no disk of ours")?;
+                        *acked = extents.iter().map(|extent| extent.count).fold(*acked, u64::saturating_add);
                     }
                     Message::PassDone { pass: done, .. } if done == pass && produced => {
-                        self.progress("full", acked);
+                        self.progress(&mut meter, &acked);
                         self.sender.events.tell(Event::PassDone { phase: "full", differing: 0 });
                         return Ok(());
                     }
                     other => bail!("message {} in a full pass", other.tag()),
                 },
-                _ = tick.tick() => self.progress("full", acked),
+                _ = tick.tick() => self.progress(&mut meter, &acked),
             }
         }
     }
@@ -352,7 +366,7 @@ impl Passes<'_> {
     ) -> JoinHandle<u64> {
         let (disks, queue, frames) =
             (Arc::clone(&self.sender.disks), self.queue.clone(), self.streams.frames.clone());
-        let epoch = self.epoch;
+        let (epoch, reads) = (self.epoch, self.reads.clone());
         tokio::spawn(async move {
             let (working, mut idle) = mpsc::channel::<()>(1);
             let mut chunks = 0;
@@ -362,9 +376,9 @@ impl Passes<'_> {
                     chunks += run.extent().count;
                     let stamp = Stamp { epoch, pass, disk: index as u16 };
                     let (disks, frames) = (Arc::clone(&disks), frames.clone());
-                    let (fail, working) = (fail.clone(), working.clone());
+                    let (fail, working, reads) = (fail.clone(), working.clone(), reads.clone());
                     let job = move || {
-                        if let Err(error) = disks[source].produce(stamp, run, &frames) {
+                        if let Err(error) = disks[source].produce(stamp, run, &reads, &frames) {
                             drop(fail.try_send(error));
                         }
                         drop(working);
@@ -380,22 +394,12 @@ impl Passes<'_> {
         })
     }
 
-    /// Tells how far a phase is.
-    pub fn progress(&self, phase: &'static str, chunks: u64) {
-        let Sender { disks, wire_bytes, events, .. } = self.sender;
-        let total: u64 = disks.iter().map(|disk| disk.info.size).sum();
-        tell(
-            events,
-            phase,
-            chunks.saturating_mul(CHUNK).min(total),
-            total,
-            wire_bytes.load(Ordering::Relaxed),
-        );
+    /// Tells how far a phase is: chunks done of each disk.
+    pub fn progress(&self, meter: &mut Meter, chunks: &[u64]) {
+        let bytes: Vec<u64> = chunks.iter().map(|chunks| chunks.saturating_mul(CHUNK)).collect();
+        let progress = meter.look(self.sender.options.throttle.is_paused(), &bytes);
+        self.sender.events.tell(Event::Progress(progress));
     }
-}
-
-fn tell(events: &Events, phase: &'static str, done: u64, total: u64, sent: u64) {
-    events.tell(Event::Progress { phase, done, total, sent });
 }
 
 /// Extents come from the peer: they must rise and lie on the disk, so that going through them has an end.

@@ -6,7 +6,7 @@ mod map;
 mod produce;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::event::{Event, Events};
 use crate::link::PeerFault;
 use crate::report::{Report, SourceFacts, clock};
 use crate::stop::Stop;
+use crate::throttle::Throttle;
 use crate::tls::TlsIdentity;
 
 /// How a sender is set up.
@@ -35,6 +36,8 @@ pub struct SendOptions {
     pub map: Vec<(String, String)>,
     /// Data streams.
     pub streams: u8,
+    /// How fast it may be; kept by the caller, it can be changed while this runs.
+    pub throttle: Throttle,
     /// Asked before the target may finish: an error (a [`Stop`]) if something has written to the source.
     pub unchanged: Box<dyn Fn() -> Result<()> + Send + Sync>,
     /// What this machine is called, for the other end.
@@ -48,7 +51,6 @@ struct Sender {
     options: SendOptions,
     identity: TlsIdentity,
     disks: Arc<Vec<SourceDisk>>,
-    wire_bytes: Arc<AtomicU64>,
     begun: AtomicBool,
     /// Set once the receiver has said that it committed: from then on only the farewell is missing.
     committed: Mutex<Option<(Report, Instant)>>,
@@ -76,7 +78,6 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
         options,
         identity,
         disks,
-        wire_bytes: Arc::default(),
         begun: AtomicBool::new(false),
         committed: Mutex::default(),
         events,
@@ -121,7 +122,8 @@ impl Sender {
 
     fn sent(&self, report: Report) -> Sent {
         let resent_chunks = self.disks.iter().map(|disk| disk.resent.load(Ordering::Relaxed)).sum();
-        Sent { report, wire_bytes: self.wire_bytes.load(Ordering::Relaxed), resent_chunks }
+        let wire_bytes = self.disks.iter().map(|disk| disk.source.tally.sent.load(Ordering::Relaxed)).sum();
+        Sent { report, wire_bytes, resent_chunks }
     }
 }
 

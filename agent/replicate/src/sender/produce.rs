@@ -14,8 +14,10 @@ use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
 use crate::pack::pack;
 use crate::patch::ranges;
+use crate::progress::{Tally, count};
 use crate::receiver::disk_info;
 use crate::source::{Run, Source};
+use crate::throttle::Reads;
 
 /// A source disk and what has crossed of it.
 pub struct SourceDisk {
@@ -27,6 +29,14 @@ pub struct SourceDisk {
     sent: Mutex<ChunkSet>,
     /// Chunks that crossed more than once.
     pub resent: AtomicU64,
+}
+
+/// A message on its way to a data stream.
+pub struct Frame {
+    /// As it crosses.
+    pub bytes: Vec<u8>,
+    /// Where it is counted when it has crossed.
+    pub tally: Arc<Tally>,
 }
 
 /// Which epoch and pass a frame belongs to.
@@ -52,20 +62,20 @@ impl SourceDisk {
     }
 
     /// Puts the frames of a full pass into the channel: data one by one, zeroes by run.
-    pub fn produce(&self, stamp: Stamp, run: Run, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
+    pub fn produce(&self, stamp: Stamp, run: Run, reads: &Reads, frames: &mpsc::Sender<Frame>) -> Result<()> {
         let Extent { first, count } = run.extent();
         if let Run::Zero(extent) = run {
             self.source.learn_zero(extent)?;
             self.count(extent);
-            return put_zeroes(stamp, extent, frames);
+            return self.put_zeroes(stamp, extent, frames);
         }
         let Stamp { epoch, pass, disk } = stamp;
         let mut zeroes = Extent { first, count: 0 };
         for index in first..first + count {
-            let frame = self.source.read(index, |bytes, node| {
+            let frame = self.source.read(index, reads, |bytes, node| {
                 let (encoding, data) = match node == tree::zero_chunk() {
                     true => return Ok(None),
-                    false => pack(bytes),
+                    false => self.pack(bytes),
                 };
                 let length = bytes.len() as u32;
                 Ok(Some(Message::Chunk { epoch, pass, disk, index, encoding, length, node, data }))
@@ -74,13 +84,13 @@ impl SourceDisk {
             match frame {
                 None => zeroes.count += 1,
                 Some(frame) => {
-                    put_zeroes(stamp, zeroes, frames)?;
+                    self.put_zeroes(stamp, zeroes, frames)?;
                     zeroes = Extent { first: index + 1, count: 0 };
-                    put(&frame, frames)?;
+                    self.put(&frame, frames)?;
                 }
             }
         }
-        put_zeroes(stamp, zeroes, frames)
+        self.put_zeroes(stamp, zeroes, frames)
     }
 
     /// Chunks cross; counts those that have crossed before.
@@ -97,30 +107,38 @@ impl SourceDisk {
         index: u64,
         known: &Leaves,
         wanted: u16,
-        frames: &mpsc::Sender<Vec<u8>>,
+        reads: &Reads,
+        frames: &mpsc::Sender<Frame>,
     ) -> Result<()> {
         let ranges = ranges(wanted, self.source.groups().chunk_length(index));
         let frame = with_buffer(ranges.iter().map(std::ops::Range::len).sum(), |bytes| -> Result<Message> {
-            self.source.read_again(index, known, &ranges, bytes)?;
-            let ((encoding, data), node) = (pack(bytes), tree::chunk(bytes));
+            self.source.read_again(index, known, &ranges, reads, bytes)?;
+            let ((encoding, data), node) = (self.pack(bytes), tree::chunk(bytes));
             let Stamp { epoch, pass, disk } = stamp;
             Ok(Message::Patch { epoch, pass, disk, index, leaves: wanted, encoding, node, data })
         })?;
-        put(&frame, frames)
+        self.put(&frame, frames)
     }
-}
 
-fn put_zeroes(stamp: Stamp, extent: Extent, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
-    if extent.count == 0 {
-        return Ok(());
+    fn put_zeroes(&self, stamp: Stamp, extent: Extent, frames: &mpsc::Sender<Frame>) -> Result<()> {
+        if extent.count == 0 {
+            return Ok(());
+        }
+        let Stamp { epoch, pass, disk } = stamp;
+        self.put(&Message::Zeroes { epoch, pass, disk, extent }, frames)
     }
-    let Stamp { epoch, pass, disk } = stamp;
-    put(&Message::Zeroes { epoch, pass, disk, extent }, frames)
-}
 
-fn put(message: &Message, frames: &mpsc::Sender<Vec<u8>>) -> Result<()> {
-    if frames.blocking_send(message.to_frame()).is_err() {
-        bail!("the data streams are closed");
+    fn put(&self, message: &Message, frames: &mpsc::Sender<Frame>) -> Result<()> {
+        let frame = Frame { bytes: message.to_frame(), tally: Arc::clone(&self.source.tally) };
+        if frames.blocking_send(frame).is_err() {
+            bail!("the data streams are closed");
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn pack(&self, bytes: &[u8]) -> (Encoding, Vec<u8>) {
+        let (encoding, data) = pack(bytes);
+        count(&self.source.tally.saved, (bytes.len() - data.len()) as u64);
+        (encoding, data)
+    }
 }

@@ -10,6 +10,7 @@ use gantry_disk::{BadSectors, ImageFile, ReadAt, WriteAt};
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, Sent, send};
+use gantry_replicate::throttle::Throttle;
 use gantry_replicate::{Event, Events, Report};
 use gantry_wire::{Code, Stage};
 use tokio::task::JoinHandle;
@@ -203,7 +204,15 @@ pub fn start_sender(
     address: SocketAddr,
     code: Code,
 ) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
-    start_sender_as(end, address, code, BadSectors::Stop)
+    start_sender_as(end, address, code, BadSectors::Stop, Throttle::unlimited())
+}
+
+pub fn start_throttled_sender(
+    end: Arc<dyn ReadAt>,
+    address: SocketAddr,
+    throttle: &Throttle,
+) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
+    start_sender_as(end, address, code(), BadSectors::Stop, throttle.clone())
 }
 
 pub fn start_sender_with(
@@ -211,7 +220,7 @@ pub fn start_sender_with(
     address: SocketAddr,
     bad_sectors: BadSectors,
 ) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
-    start_sender_as(end, address, code(), bad_sectors)
+    start_sender_as(end, address, code(), bad_sectors, Throttle::unlimited())
 }
 
 fn start_sender_as(
@@ -219,6 +228,7 @@ fn start_sender_as(
     address: SocketAddr,
     code: Code,
     bad_sectors: BadSectors,
+    throttle: Throttle,
 ) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
     let (log, events) = Log::new();
     let options = SendOptions {
@@ -228,6 +238,7 @@ fn start_sender_as(
         bad_sectors,
         map: Vec::new(),
         streams: 2,
+        throttle,
         unchanged: Box::new(|| Ok(())),
         machine: "source".into(),
         software: "test".into(),

@@ -1,0 +1,414 @@
+//! How far a phase is, how fast it goes, and how long yet.
+//!
+//! Time left is estimated from *work*, not from position: a disk of which half need not be read is half way when half of
+//! the other half was read. What is work, [`Need`] says. The rate that is carried forward is the one of the last
+//! [`RECENT`] of running time, so a changed limit shows within a minute, and a pause counts as no time at all.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// "Now" is so long.
+const NOW: Duration = Duration::from_secs(5);
+/// The part of the past that time left is estimated from.
+const RECENT: Duration = Duration::from_secs(60);
+/// Less running time than this says nothing about what is to come.
+const LEAST: Duration = Duration::from_secs(2);
+/// Samples are taken no closer than this, so that a gauge keeps few whoever looks however often.
+const SAMPLE: Duration = Duration::from_millis(400);
+
+/// What has happened to a disk in this process, in bytes; whoever does it counts it.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Read from the source.
+    pub read: AtomicU64,
+    /// Known to be zero or unused, and not read.
+    pub skipped: AtomicU64,
+    /// Sent on the data streams; at a receiver, written.
+    pub sent: AtomicU64,
+    /// Not sent because compression made it smaller.
+    pub saved: AtomicU64,
+}
+
+impl Tally {
+    fn read_so_far(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// Adds to a count.
+pub fn count(counter: &AtomicU64, bytes: u64) {
+    counter.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// How far a disk, or all of them, are. Bytes, bytes a second, seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Bytes of disk done in this phase.
+    pub done: u64,
+    /// Bytes of disk in this phase.
+    pub total: u64,
+    /// Read from the source in this process.
+    pub read: u64,
+    /// Known to be zero or unused, and not read, in this process.
+    pub skipped: u64,
+    /// Sent on the data streams in this process; at a receiver, written.
+    pub sent: u64,
+    /// Not sent, in this process, because compression made it smaller.
+    pub saved: u64,
+    /// Work done a second, over the last seconds.
+    pub rate: u64,
+    /// The same over the whole phase, pauses left out.
+    pub mean: u64,
+    /// Sent a second, over the last seconds: what a limit of the wire is compared with.
+    pub sending: u64,
+    /// Seconds until the end of this phase; none when it cannot be told yet.
+    pub left: Option<u64>,
+}
+
+/// How far a phase is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// "full", "compare" or "copy".
+    pub phase: Cow<'static, str>,
+    /// Whether somebody has paused it.
+    pub paused: bool,
+    /// All disks together.
+    #[serde(flatten)]
+    pub sum: Figures,
+    /// Each disk.
+    pub disks: Vec<DiskProgress>,
+}
+
+/// How far a disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskProgress {
+    /// As its end calls it.
+    pub disk: String,
+    /// How far.
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+/// What takes time in a phase.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// Whatever is not done when the phase begins.
+    Rest,
+    /// So many bytes that must be read.
+    Read(u64),
+}
+
+/// A disk on its way through a phase.
+pub struct Course {
+    /// As its end calls it.
+    pub disk: String,
+    /// Bytes of disk in this phase.
+    pub total: u64,
+    /// Bytes of disk that are done before it begins.
+    pub before: u64,
+    /// What takes time.
+    pub need: Need,
+    /// Its counts.
+    pub tally: Arc<Tally>,
+}
+
+/// Watches a phase.
+pub struct Meter {
+    phase: &'static str,
+    began: Instant,
+    /// When it was last looked at, and the running time until then.
+    last: Duration,
+    running: Duration,
+    courses: Vec<(Course, Gauge)>,
+    /// What each had read when the phase began.
+    read_before: Vec<u64>,
+    sum: Gauge,
+}
+
+impl Meter {
+    /// The phase begins now.
+    pub fn new(phase: &'static str, courses: Vec<Course>) -> Self {
+        let read_before = courses.iter().map(|course| course.tally.read_so_far()).collect();
+        let courses = courses.into_iter().map(|course| (course, Gauge::default())).collect();
+        let (began, sum) = (Instant::now(), Gauge::default());
+        Self { phase, began, last: Duration::ZERO, running: Duration::ZERO, courses, read_before, sum }
+    }
+
+    /// The phase that is watched.
+    pub fn phase(&self) -> &'static str {
+        self.phase
+    }
+
+    /// How far it is: `done` bytes of each disk.
+    pub fn look(&mut self, paused: bool, done: &[u64]) -> Progress {
+        self.look_at(self.began.elapsed(), paused, done)
+    }
+
+    fn look_at(&mut self, now: Duration, paused: bool, done: &[u64]) -> Progress {
+        if !paused {
+            self.running += now.saturating_sub(self.last);
+        }
+        self.last = now;
+        let (mut sum, mut work, mut needed) = (Figures::default(), 0, 0);
+        let mut disks = Vec::new();
+        for (((course, gauge), before), done) in self.courses.iter_mut().zip(&self.read_before).zip(done) {
+            let tally = &course.tally;
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let mut figures = Figures {
+                done: (*done).min(course.total),
+                total: course.total,
+                read: count(&tally.read),
+                skipped: count(&tally.skipped),
+                sent: count(&tally.sent),
+                saved: count(&tally.saved),
+                ..Figures::default()
+            };
+            let (worked, need) = match course.need {
+                Need::Rest => {
+                    (figures.done.saturating_sub(course.before), course.total.saturating_sub(course.before))
+                }
+                Need::Read(bytes) => (figures.read.saturating_sub(*before).min(bytes), bytes),
+            };
+            gauge.look(self.running, worked, need, &mut figures);
+            work += worked;
+            needed += need;
+            sum.done += figures.done;
+            sum.total += figures.total;
+            sum.read += figures.read;
+            sum.skipped += figures.skipped;
+            sum.sent += figures.sent;
+            sum.saved += figures.saved;
+            disks.push(DiskProgress { disk: course.disk.clone(), figures });
+        }
+        self.sum.look(self.running, work, needed, &mut sum);
+        if paused {
+            for figures in disks.iter_mut().map(|disk: &mut DiskProgress| &mut disk.figures).chain([&mut sum])
+            {
+                (figures.rate, figures.sending) = (0, 0);
+            }
+        }
+        Progress { phase: self.phase.into(), paused, sum, disks }
+    }
+}
+
+/// Running time, work done and bytes sent until then.
+type Sample = (Duration, u64, u64);
+
+/// The recent past of a disk, or of all.
+#[derive(Default)]
+struct Gauge {
+    samples: VecDeque<Sample>,
+    /// The last look before the first work, and the one that saw the last.
+    span: Option<(Duration, Duration)>,
+    last: Sample,
+}
+
+impl Gauge {
+    /// Adds a sample; fills in rates and time left.
+    fn look(&mut self, now: Duration, work: u64, needed: u64, figures: &mut Figures) {
+        let sample = (now, work, figures.sent);
+        if work > self.last.1 || (work > 0 && work < needed) {
+            let since = self.span.map_or(self.last.0, |(since, _)| since);
+            self.span = Some((since, now));
+        }
+        self.last = sample;
+        if self.samples.back().is_none_or(|(at, ..)| now.saturating_sub(*at) >= SAMPLE) {
+            self.samples.push_back(sample);
+        }
+        while self.samples.get(1).is_some_and(|(at, ..)| now.saturating_sub(*at) >= RECENT) {
+            self.samples.pop_front();
+        }
+        let (rate, sending) = self.since(NOW, sample);
+        (figures.rate, figures.sending) = (rate as u64, sending as u64);
+        if let Some((since, until)) = self.span {
+            figures.mean = per_second(work, until.saturating_sub(since)) as u64;
+        }
+        let (recent, _) = self.since(RECENT, sample);
+        let left = needed.saturating_sub(work);
+        figures.left = match () {
+            () if left == 0 => Some(0),
+            () if now < LEAST || recent < 1.0 => None,
+            () => Some((left as f64 / recent).round() as u64),
+        };
+    }
+
+    /// Work and bytes sent a second since the newest sample that is at least so old, or the oldest.
+    fn since(&self, age: Duration, (now, work, sent): Sample) -> (f64, f64) {
+        let old = |(at, ..): &&Sample| now.saturating_sub(*at) >= age;
+        let from = self.samples.iter().rev().find(old).or_else(|| self.samples.front());
+        let (at, before, sent_before) = from.copied().unwrap_or_default();
+        let time = now.saturating_sub(at);
+        (per_second(work.saturating_sub(before), time), per_second(sent.saturating_sub(sent_before), time))
+    }
+}
+
+fn per_second(bytes: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { bytes as f64 / time.as_secs_f64() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const TICK: f64 = 0.5;
+
+    /// A disk of 1000 MiB; a MiB that must be read takes `cost(second)` seconds, a skipped one nothing. Looks every half
+    /// second; seconds, share of the time that is over, and the estimate, from 20 % of the time on.
+    struct Simulated {
+        skipped: fn(u64) -> bool,
+        cost: fn(f64) -> f64,
+    }
+
+    impl Simulated {
+        fn run(&self, need: Need) -> Vec<(f64, Option<u64>)> {
+            let tally = Arc::new(Tally::default());
+            let course =
+                Course { disk: "a".into(), total: 1000 * MIB, before: 0, need, tally: Arc::clone(&tally) };
+            let mut meter = Meter::new("copy", vec![course]);
+            let (mut time, mut tick, mut looks) = (0.0, 0.0, Vec::new());
+            for index in 0..1000 {
+                while tick <= time {
+                    let now = Duration::from_secs_f64(tick);
+                    looks.push((tick, meter.look_at(now, false, &[index * MIB]).sum.left));
+                    tick += TICK;
+                }
+                let counter = if (self.skipped)(index) { &tally.skipped } else { &tally.read };
+                count(counter, MIB);
+                time += if (self.skipped)(index) { 0.0 } else { (self.cost)(time) };
+            }
+            let end = time;
+            looks.retain(|(at, _)| *at >= 0.2 * end);
+            looks.into_iter().map(|(at, left)| (end - at, left)).collect()
+        }
+
+        /// How far off the worst estimate is, as a share of the truth; seconds near the end are not judged by share.
+        fn worst(&self, need: Need) -> f64 {
+            let off = |(truth, left): (f64, Option<u64>)| match left {
+                None => f64::INFINITY,
+                Some(left) => ((left as f64 - truth).abs() - 2.0).max(0.0) / truth.max(0.01),
+            };
+            self.run(need).into_iter().map(off).fold(0.0, f64::max)
+        }
+    }
+
+    #[test]
+    fn time_left_is_true_within_a_quarter_after_a_fifth() {
+        let steady = |_: f64| 0.1;
+        let everything = Simulated { skipped: |_| false, cost: steady };
+        assert!(everything.worst(Need::Read(1000 * MIB)) < 0.25);
+        assert!(everything.worst(Need::Rest) < 0.25);
+        let halves: [fn(u64) -> bool; 4] =
+            [|i| i >= 500, |i| i < 500, |i| i % 2 == 0, |i| (i / 100) % 2 == 0];
+        for (case, skipped) in halves.into_iter().enumerate() {
+            let simulated = Simulated { skipped, cost: steady };
+            let worst = simulated.worst(Need::Read(500 * MIB));
+            assert!(worst < 0.25, "half skipped, case {case}: {worst}");
+        }
+        // Uneven seconds around a constant mean.
+        let uneven = Simulated { skipped: |i| i >= 500, cost: |time| 0.1 * (1.0 + 0.6 * (time * 2.0).sin()) };
+        assert!(uneven.worst(Need::Read(500 * MIB)) < 0.25);
+    }
+
+    #[test]
+    fn an_estimate_by_position_would_be_found_out() {
+        let simulated = Simulated { skipped: |i| i >= 500, cost: |_| 0.1 };
+        assert!(simulated.worst(Need::Rest) > 0.25, "zeroes at the end");
+        let simulated = Simulated { skipped: |i| i < 500, cost: |_| 0.1 };
+        assert!(simulated.worst(Need::Rest) > 0.25, "zeroes at the beginning");
+    }
+
+    #[test]
+    fn a_changed_pace_shows_within_a_minute() {
+        let slower = Simulated { skipped: |_| false, cost: |time| if time < 40.0 { 0.1 } else { 0.4 } };
+        let looks = slower.run(Need::Read(1000 * MIB));
+        let late = looks.iter().filter(|(truth, _)| *truth < 140.0 && *truth > 20.0);
+        for (truth, left) in late {
+            let left = left.unwrap() as f64;
+            assert!((left / truth - 1.0).abs() < 0.25, "{left} for {truth}");
+        }
+        let (truth, left) = looks[0];
+        assert!((left.unwrap() as f64 / truth - 1.0).abs() > 0.25, "before the change nobody can know");
+    }
+
+    fn course(disk: &str, need: Need) -> (Course, Arc<Tally>) {
+        let tally = Arc::new(Tally::default());
+        let course =
+            Course { disk: disk.into(), total: 100 * MIB, before: 0, need, tally: Arc::clone(&tally) };
+        (course, tally)
+    }
+
+    #[test]
+    fn a_pause_is_no_time() {
+        let (course, tally) = course("a", Need::Read(100 * MIB));
+        let mut meter = Meter::new("full", vec![course]);
+        let at = Duration::from_secs;
+        meter.look_at(at(0), false, &[0]);
+        for second in 1..=10 {
+            count(&tally.read, MIB);
+            count(&tally.sent, MIB / 2);
+            meter.look_at(at(second), false, &[second * MIB]);
+        }
+        for second in 11..=3610 {
+            meter.look_at(at(second), true, &[10 * MIB]);
+        }
+        let paused = meter.look_at(at(3611), true, &[10 * MIB]);
+        assert!(paused.paused);
+        assert_eq!(
+            (paused.sum.rate, paused.sum.sending, paused.sum.mean, paused.sum.left),
+            (0, 0, MIB, Some(90))
+        );
+        count(&tally.read, MIB);
+        count(&tally.sent, MIB / 2);
+        let after = meter.look_at(at(3612), false, &[11 * MIB]);
+        let figures = after.sum;
+        assert_eq!((figures.rate, figures.mean, figures.sending), (MIB, MIB, MIB / 2));
+        assert_eq!(figures.left, Some(89));
+        assert_eq!(after.disks[0].figures, figures);
+    }
+
+    #[test]
+    fn each_disk_has_its_own_figures_and_the_sum_is_all() {
+        let ((one, first), (two, second)) = (course("a", Need::Read(100 * MIB)), course("b", Need::Rest));
+        let mut meter = Meter::new("full", vec![one, two]);
+        let at = Duration::from_secs;
+        meter.look_at(at(0), false, &[0, 0]);
+        for i in 1..=50 {
+            count(&first.read, 2 * MIB);
+            meter.look_at(at(i), false, &[2 * i * MIB, 0]);
+        }
+        let half = meter.look_at(at(50), false, &[100 * MIB, 0]);
+        assert_eq!((half.disks[0].figures.left, half.disks[1].figures.left), (Some(0), None));
+        assert_eq!(half.sum.left, Some(50));
+        count(&second.saved, 7);
+        let later = meter.look_at(at(60), false, &[100 * MIB, 10 * MIB]);
+        assert_eq!((later.disks[0].figures.mean, later.disks[1].figures.mean), (2 * MIB, MIB));
+        assert_eq!((later.disks[0].figures.rate, later.disks[1].figures.rate), (0, MIB));
+        assert_eq!((later.sum.done, later.sum.total, later.sum.saved), (110 * MIB, 200 * MIB, 7));
+    }
+
+    #[test]
+    fn what_was_there_before_is_no_work() {
+        let (mut course, _) = course("a", Need::Rest);
+        course.before = 60 * MIB;
+        let mut meter = Meter::new("full", vec![course]);
+        meter.look_at(Duration::ZERO, false, &[60 * MIB]);
+        let progress = meter.look_at(Duration::from_secs(10), false, &[80 * MIB]);
+        assert_eq!((progress.sum.rate, progress.sum.left), (2 * MIB, Some(10)));
+    }
+
+    #[test]
+    fn a_gauge_keeps_a_bounded_past() {
+        let (course, _) = course("a", Need::Rest);
+        let mut meter = Meter::new("full", vec![course]);
+        for tick in 0..100_000 {
+            meter.look_at(Duration::from_millis(tick * 10), false, &[tick]);
+        }
+        assert!(meter.sum.samples.len() <= 200, "{}", meter.sum.samples.len());
+    }
+}
