@@ -212,7 +212,8 @@ fn a_priority_is_that_of_every_thread() {
     ] {
         let (_copy, pid, _) = place.copy(&source, priority, &["--priority", priority]);
         let threads = priorities(&pid);
-        assert!(threads.len() >= 5, "the readers are there: {threads:?}");
+        // The one that began, the control socket's, and a reader for each 8 MiB begun.
+        assert!(threads.len() >= 4, "the readers are there: {threads:?}");
         for thread in threads {
             assert_eq!((thread.0.as_str(), thread.1.as_str()), (nice, class), "{priority}");
         }
