@@ -41,7 +41,7 @@ impl Tally {
 }
 
 /// Adds to a count.
-pub fn count(counter: &AtomicU64, bytes: u64) {
+pub fn add(counter: &AtomicU64, bytes: u64) {
     counter.fetch_add(bytes, Ordering::Relaxed);
 }
 
@@ -279,7 +279,7 @@ mod tests {
                     tick += TICK;
                 }
                 let counter = if (self.skipped)(index) { &tally.skipped } else { &tally.read };
-                count(counter, MIB);
+                add(counter, MIB);
                 time += if (self.skipped)(index) { 0.0 } else { (self.cost)(time) };
             }
             let end = time;
@@ -350,8 +350,8 @@ mod tests {
         let at = Duration::from_secs;
         meter.look_at(at(0), false, &[0]);
         for second in 1..=10 {
-            count(&tally.read, MIB);
-            count(&tally.sent, MIB / 2);
+            add(&tally.read, MIB);
+            add(&tally.sent, MIB / 2);
             meter.look_at(at(second), false, &[second * MIB]);
         }
         for second in 11..=3610 {
@@ -363,8 +363,8 @@ mod tests {
             (paused.sum.rate, paused.sum.sending, paused.sum.mean, paused.sum.left),
             (0, 0, MIB, Some(90))
         );
-        count(&tally.read, MIB);
-        count(&tally.sent, MIB / 2);
+        add(&tally.read, MIB);
+        add(&tally.sent, MIB / 2);
         let after = meter.look_at(at(3612), false, &[11 * MIB]);
         let figures = after.sum;
         assert_eq!((figures.rate, figures.mean, figures.sending), (MIB, MIB, MIB / 2));
@@ -379,13 +379,13 @@ mod tests {
         let at = Duration::from_secs;
         meter.look_at(at(0), false, &[0, 0]);
         for i in 1..=50 {
-            count(&first.read, 2 * MIB);
+            add(&first.read, 2 * MIB);
             meter.look_at(at(i), false, &[2 * i * MIB, 0]);
         }
         let half = meter.look_at(at(50), false, &[100 * MIB, 0]);
         assert_eq!((half.disks[0].figures.left, half.disks[1].figures.left), (Some(0), None));
         assert_eq!(half.sum.left, Some(50));
-        count(&second.saved, 7);
+        add(&second.saved, 7);
         let later = meter.look_at(at(60), false, &[100 * MIB, 10 * MIB]);
         assert_eq!((later.disks[0].figures.mean, later.disks[1].figures.mean), (2 * MIB, MIB));
         assert_eq!((later.disks[0].figures.rate, later.disks[1].figures.rate), (0, MIB));

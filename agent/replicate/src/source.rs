@@ -17,7 +17,7 @@ use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
 use crate::fit::check_fit;
 use crate::groups::GroupNodes;
-use crate::progress::{Course, Need, Tally, count};
+use crate::progress::{Course, Need, Tally, add};
 use crate::report::SourceDiskFacts;
 use crate::stop::Stop;
 use crate::throttle::Reads;
@@ -141,7 +141,7 @@ impl Source {
     fn read_at(&self, offset: u64, bytes: &mut [u8], reads: &Reads) -> Result<()> {
         reads.take(bytes.len())?;
         self.end.read_at(offset, bytes)?;
-        count(&self.tally.read, bytes.len() as u64);
+        add(&self.tally.read, bytes.len() as u64);
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl Source {
     /// Learns of chunks that need not be read.
     pub fn learn_zero(&self, extent: Extent) -> Result<()> {
         let stop = ((extent.first + extent.count) * CHUNK).min(self.end.size());
-        count(&self.tally.skipped, stop - extent.first * CHUNK);
+        add(&self.tally.skipped, stop - extent.first * CHUNK);
         let mut index = extent.first;
         while index < extent.first + extent.count {
             let (first, count) = self.groups().chunks_of(index / GROUP);
@@ -192,7 +192,7 @@ impl Source {
         let leaves = |index: u64| {
             let length = self.groups().chunk_length(index);
             if !self.data.contains(index) {
-                count(&self.tally.skipped, length as u64);
+                add(&self.tally.skipped, length as u64);
                 return Ok([tree::zero_leaf(); LEAVES_PER_CHUNK]);
             }
             with_buffer(length, |bytes| {
@@ -325,14 +325,14 @@ mod tests {
 
     #[test]
     fn what_is_known_to_be_zero_is_skipped_and_takes_no_time() {
-        let (_dir, source) = source(100 * MIB + 512, &[3 * MIB, 4 * MIB, 100 * MIB]);
+        let (_dir, source) = source(100 * MIB + 4096, &[3 * MIB, 4 * MIB, 100 * MIB]);
         let mut done = ChunkSet::new(101);
         assert!(done.insert(4) && done.insert(9));
         let course = source.full_course(&done);
-        assert_eq!((course.total, course.before), (100 * MIB + 512, 2 * MIB));
-        assert!(matches!(course.need, Need::Read(bytes) if bytes == MIB + 512), "{:?}", course.need);
+        assert_eq!((course.total, course.before), (100 * MIB + 4096, 2 * MIB));
+        assert!(matches!(course.need, Need::Read(bytes) if bytes == MIB + 4096), "{:?}", course.need);
         let none = source.full_course(&ChunkSet::new(101));
-        assert!(matches!(none.need, Need::Read(bytes) if bytes == 2 * MIB + 512), "{:?}", none.need);
+        assert!(matches!(none.need, Need::Read(bytes) if bytes == 2 * MIB + 4096), "{:?}", none.need);
         source.learn_zero(Extent { first: 5, count: 90 }).unwrap();
         source.read(3, &reads(), |_, _| Ok(())).unwrap();
         let tally = [&source.tally.skipped, &source.tally.read].map(|count| count.load(Ordering::Relaxed));

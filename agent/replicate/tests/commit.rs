@@ -20,6 +20,7 @@ use gantry_disk::{
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, send};
+use gantry_replicate::throttle::Throttle;
 use gantry_replicate::{Events, Report};
 use gantry_wire::Stage;
 use lab::{Log, MIB, Random, anywhere, code};
@@ -197,6 +198,7 @@ impl Set {
             disks: self.sources.iter().map(|path| lab::source(path)).collect(),
             map: Vec::new(),
             streams: 1,
+            throttle: Throttle::unlimited(),
             bad_sectors: BadSectors::Stop,
             unchanged: Box::new(|| Ok(())),
             machine: "source".into(),

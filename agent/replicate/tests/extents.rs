@@ -11,6 +11,7 @@ use gantry_disk::{
 };
 use gantry_replicate::Events;
 use gantry_replicate::local::{CopyOptions, copy, verify};
+use gantry_replicate::throttle::Throttle;
 
 use lab::{MIB, NoRepair};
 
@@ -70,7 +71,12 @@ fn half(folder: &std::path::Path, name: &str, says_so: bool) -> Half {
 }
 
 fn options() -> CopyOptions {
-    CopyOptions { base: false, bad_sectors: BadSectors::Stop, software: String::new() }
+    CopyOptions {
+        base: false,
+        bad_sectors: BadSectors::Stop,
+        throttle: Throttle::unlimited(),
+        software: String::new(),
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::stream::{Stream, claim};
 use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
-use crate::progress::{Course, Meter, Need, Tally, count};
+use crate::progress::{Course, Meter, Need, Tally, add};
 use crate::report::clock;
 
 /// Disk threads of an epoch.
@@ -322,7 +322,7 @@ impl Epoch {
         let bytes = extent.count * CHUNK;
         self.unflushed_bytes += bytes;
         if let Some(tally) = self.tallies.get(usize::from(disk)) {
-            count(&tally.sent, bytes);
+            add(&tally.sent, bytes);
         }
         if let Some(pass) = &mut self.pass {
             pass.written += extent.count;

@@ -21,7 +21,7 @@ use crate::chunkset::ChunkSet;
 use crate::event::Event;
 use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
 use crate::pool::{Pool, Queue};
-use crate::progress::{Meter, count};
+use crate::progress::{Meter, add};
 use crate::report::Report;
 use crate::stop::Stop;
 use crate::throttle::{PIECE, Reads, Throttle};
@@ -252,7 +252,7 @@ impl Streams {
             for piece in frame.bytes.chunks(PIECE) {
                 throttle.send(piece.len()).await;
                 writer.send_bytes(piece).await.context("data stream")?;
-                count(&frame.tally.sent, piece.len() as u64);
+                add(&frame.tally.sent, piece.len() as u64);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
 use crate::pack::pack;
 use crate::patch::ranges;
-use crate::progress::{Tally, count};
+use crate::progress::{Tally, add};
 use crate::receiver::disk_info;
 use crate::source::{Run, Source};
 use crate::throttle::Reads;
@@ -138,7 +138,7 @@ impl SourceDisk {
 
     fn pack(&self, bytes: &[u8]) -> (Encoding, Vec<u8>) {
         let (encoding, data) = pack(bytes);
-        count(&self.source.tally.saved, (bytes.len() - data.len()) as u64);
+        add(&self.source.tally.saved, (bytes.len() - data.len()) as u64);
         (encoding, data)
     }
 }
