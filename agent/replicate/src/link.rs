@@ -306,11 +306,11 @@ fn broken(error: std::io::Error) -> anyhow::Error {
 impl LinkWriter {
     /// Writes one message and pushes it out.
     pub async fn send(&mut self, message: &Message) -> Result<()> {
-        self.send_bytes(&message.to_frame()).await
+        self.send_frame(&message.to_frame()).await
     }
 
     /// Writes a frame that was encoded before, or the next piece of one, and pushes it out.
-    pub async fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+    pub async fn send_frame(&mut self, bytes: &[u8]) -> Result<()> {
         let write = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await

@@ -251,7 +251,7 @@ impl Streams {
             let Some(frame) = frame else { return Ok(()) };
             for piece in frame.bytes.chunks(PIECE) {
                 throttle.send(piece.len()).await;
-                writer.send_bytes(piece).await.context("data stream")?;
+                writer.send_frame(piece).await.context("data stream")?;
                 add(&frame.tally.sent, piece.len() as u64);
             }
         }

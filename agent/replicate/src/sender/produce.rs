@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use gantry_disk::{BadSectors, ReadAt};
-use gantry_wire::message::Extent;
+use gantry_wire::message::{Encoding, Extent};
 use gantry_wire::tree::{self, Leaves};
 use gantry_wire::{DiskInfo, Message};
 use tokio::sync::mpsc;
