@@ -45,19 +45,22 @@ impl Medium {
 
 /// The text of `grub.cfg`.
 pub fn menu(medium: Medium, baked: &Baked) -> String {
-    let mut text = head();
+    let mut text = head(baked.arguments());
     match baked.hand_over() {
         HandOver::Never => text.push_str("# Made for a source: no disk is ever started.\n"),
         HandOver::AnyJob => text.push_str(&marks("")),
         HandOver::Job(tag) => text.push_str(&marks(&format!(" -a \"$gantry_job\" = {tag}"))),
     }
-    text.push_str(&entries(medium, baked));
+    text.push_str(&entries(medium));
     text
 }
 
-fn head() -> String {
+fn head(arguments: &str) -> String {
     format!(
         "# Written by gantry image; docs/appliance.md says what it does.\n\
+         # The appliance's arguments. With gantry.role=send among them no disk is ever started.\n\
+         set gantry_arguments='{arguments}'\n\
+         export gantry_arguments\n\
          set timeout={COUNTDOWN}\n\
          set default=appliance\n\
          set gantry_disk=\n\
@@ -76,7 +79,9 @@ fn marks(job: &str) -> String {
     let disks: Vec<String> = (0..DISKS).map(|disk| disk.to_string()).collect();
     format!(
         "set gantry_time=\n\
-         if [ \"$grub_platform\" = pc ]; then\n\
+         if regexp '(^| )gantry\\.role=send( |$)' \"$gantry_arguments\"; then\n\
+         \x20 true\n\
+         elif [ \"$grub_platform\" = pc ]; then\n\
          \x20 set gantry_time=yes\n\
          elif [ \"$lockdown\" != y ]; then\n\
          \x20 if insmod datehook; then set gantry_time=yes; fi\n\
@@ -109,9 +114,8 @@ fn marks(job: &str) -> String {
     )
 }
 
-fn entries(medium: Medium, baked: &Baked) -> String {
+fn entries(medium: Medium) -> String {
     let directory = medium.directory();
-    let arguments = baked.arguments();
     let numbers: Vec<String> = (1..=PARTITIONS).map(|number| number.to_string()).collect();
     let partitions: Vec<String> = numbers
         .iter()
@@ -121,7 +125,7 @@ fn entries(medium: Medium, baked: &Baked) -> String {
     format!(
         "function gantry_appliance {{\n\
          \x20 echo 'Gantry: loading the appliance'\n\
-         \x20 linux {directory}/vmlinuz console=tty0 console=ttyS0,115200 {arguments}\n\
+         \x20 linux {directory}/vmlinuz console=tty0 console=ttyS0,115200 $gantry_arguments\n\
          \x20 initrd {directory}/initrd\n\
          }}\n\
          function gantry_start {{\n\
@@ -176,6 +180,16 @@ mod tests {
         assert!(!menu.contains("load_env") && menu.contains("gantry.role=send"));
     }
 
+    /// Somebody writes the role into the menu of a medium that was made without one.
+    #[test]
+    fn the_role_that_the_kernel_gets_is_the_one_that_the_menu_obeys() {
+        let menu = text(Medium::Net, "");
+        let (set, look) = (menu.find("set gantry_arguments=''\n").unwrap(), menu.find("load_env").unwrap());
+        let asked = menu.find("if regexp '(^| )gantry\\.role=send( |$)' \"$gantry_arguments\"").unwrap();
+        assert!(set < asked && asked < look, "{menu}");
+        assert_eq!(menu.matches("vmlinuz").count(), menu.matches("ttyS0,115200 $gantry_arguments\n").count());
+    }
+
     #[test]
     fn a_baked_code_admits_only_its_own_job() {
         let menu = text(Medium::Iso, "gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE");
@@ -187,9 +201,8 @@ mod tests {
     #[test]
     fn paths_are_those_of_the_medium() {
         assert!(text(Medium::Iso, "").contains("linux /live/vmlinuz console="));
-        assert!(
-            text(Medium::Net, "quiet").contains("linux /vmlinuz console=tty0 console=ttyS0,115200 quiet\n")
-        );
+        assert!(text(Medium::Net, "quiet").contains("linux /vmlinuz console=tty0 console="));
+        assert!(text(Medium::Net, "quiet").contains("set gantry_arguments='quiet'\n"));
     }
 
     /// GRUB's own parser is the judge. It checks grammar only, so a fault is planted to see that it does.

@@ -32,7 +32,8 @@ With dnsmasq:
   dhcp-boot=tag:!efi64,grub-bios.pxe
 
 Beside another DHCP server: dhcp-range=192.168.1.0,proxy and pxe-service lines instead of dhcp-boot.
-Arguments for the appliance stand in grub/grub.cfg, on the line that begins with linux.
+The appliance's arguments are the variable gantry_arguments at the top of grub/grub.cfg: change them there, so that the
+menu knows of them too. `gantry image pxe --args` writes them for you.
 ";
 
 /// Makes the tree in `output`, over what an earlier run left there.

@@ -56,8 +56,6 @@ pub enum Start {
     Kernel,
     /// The ISO in a CD drive.
     Cd,
-    /// The ISO, raw on a USB stick.
-    Usb,
     /// From the network, by DHCP and TFTP.
     Network,
 }
@@ -156,29 +154,50 @@ impl Crossing {
                 machine = machine.kernel(&self.appliance.kernel(), &self.appliance.initramfs(), &line);
                 machine.end_at_reset = true;
             }
-            Start::Cd | Start::Usb => {
+            Start::Cd => {
                 let file = self.file(&format!("{name}.iso"));
                 self.appliance.iso(arguments, &file)?;
-                let stick = self.start == Start::Usb;
-                machine = machine.medium(if stick {
-                    Medium::UsbStick { file, boot: 0 }
-                } else {
-                    Medium::Cd { file, boot: 0 }
-                });
+                machine = machine.medium(Medium::Cd { file, boot: 0 });
             }
             Start::Network => {
                 let tree = self.file(&format!("{name}.tftp"));
                 self.appliance.pxe(arguments, &tree)?;
-                let bootfile =
-                    if self.firmware.is_uefi() { "shimx64.efi" } else { "grub-bios.pxe" }.to_owned();
-                for nic in &mut machine.nics {
-                    if let Cable::User { netboot, .. } = &mut nic.cable {
-                        *netboot = Some(Netboot { tree: tree.clone(), bootfile: bootfile.clone(), boot: 0 });
-                    }
-                }
+                self.boot_from(&tree, &mut machine);
             }
         }
         machine.start(&self.evidence, &self.file(&format!("{name}.fd")))
+    }
+
+    /// Switches `machine` on with a network tree that was made without a role, into whose menu these arguments were
+    /// written by hand.
+    ///
+    /// # Errors
+    /// When the tree cannot be made or the machine not started.
+    pub fn switch_on_by_edited_tree(&self, mut machine: Machine, arguments: &str) -> Result<Running> {
+        let tree = self.file(&format!("{}.tftp", machine.name));
+        self.appliance.pxe("", &tree)?;
+        let menu = tree.join("grub/grub.cfg");
+        let text = std::fs::read_to_string(&menu).context("reading the menu")?;
+        let edited =
+            text.replacen("set gantry_arguments='", &format!("set gantry_arguments='{arguments} "), 1);
+        ensure!(
+            edited != text && text.contains("load_env"),
+            "there is nothing to edit in this menu:\n{text}"
+        );
+        std::fs::write(&menu, edited).context("writing the menu")?;
+        self.boot_from(&tree, &mut machine);
+        let variables = self.file(&format!("{}.fd", machine.name));
+        machine.start(&self.evidence, &variables)
+    }
+
+    /// The network is what `machine` boots from first.
+    fn boot_from(&self, tree: &Path, machine: &mut Machine) {
+        let bootfile = if self.firmware.is_uefi() { "shimx64.efi" } else { "grub-bios.pxe" };
+        for nic in &mut machine.nics {
+            if let Cable::User { netboot, .. } = &mut nic.cable {
+                *netboot = Some(Netboot { tree: tree.into(), bootfile: bootfile.into(), boot: 0 });
+            }
+        }
     }
 
     /// Starts the target and waits until it listens; returns it and the pairing code that it shows.

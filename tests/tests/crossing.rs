@@ -44,12 +44,13 @@ fn bios_machine_crosses_by_direct_kernel() -> Result<()> {
 fn bios_machine_crosses_by_iso_and_booted_as_a_source_later_does_not_start_its_old_disk() -> Result<()> {
     let (crossing, _) =
         cross_and_keep("crossing-bios-iso", Recipe::bookworm_bios(), Firmware::Bios, Start::Cd)?;
-    // The former target with its finished disk and its mark, still live, and a medium that makes it a source.
+    // The former target with its finished disk and its mark, still live, and a medium that would start it, were it not
+    // made a source's by hand. (A medium that is made for sources does not even look.)
     let mut machine = crossing.target_machine();
     machine.name = "former-target".into();
     let arguments = format!("gantry.role=send gantry.target=10.0.2.2:{}", crossing.proxy.port());
     let code = "gantry.code=BBBB-BBBB-BBBB-BBBB-BBBB";
-    let mut former = crossing.switch_on(machine, &format!("{arguments} {code}"))?;
+    let mut former = crossing.switch_on_by_edited_tree(machine, &format!("{arguments} {code}"))?;
     let booted = format!("{FATAL}|GUEST-PROOF|login:");
     former.console.wait_unless(READY, &booted, Limit::quiet(40)).map(drop)
 }

@@ -165,6 +165,7 @@ fn under_device(roots: &Roots, number: DeviceNumber) -> Vec<Thing> {
 mod tests {
     use super::*;
     use crate::inventory::fake::Machine;
+    use crate::testing::{good, tool};
 
     fn numbers(machine: &Machine, major: u32, minor: u32) -> Vec<(u32, u32)> {
         let mut queue = VecDeque::from(under_device(&machine.roots, DeviceNumber { major, minor }));
@@ -210,23 +211,43 @@ mod tests {
         assert!(relation(&roots, &path("a"), Path::new("/no/such/folder/x")).is_err());
     }
 
+    /// A filesystem on a loop device; unmounted when dropped.
+    struct Mounted {
+        folder: tempfile::TempDir,
+        device: crate::loops::Loop,
+    }
+
+    impl Mounted {
+        fn new(image: &Path) -> Self {
+            crate::testing::blank(image, 8 << 20);
+            good("mke2fs", &["-q", "-t", "ext4", &image.display().to_string()]);
+            let device = crate::loops::Loop::attach(image, crate::loops::Shown::default()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let [node, place] = [device.node(), folder.path()].map(|path| path.display().to_string());
+            good("mount", &[&node, &place]);
+            Self { folder, device }
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            tool("umount", &[&self.folder.path().display().to_string()]);
+        }
+    }
+
     #[test]
     fn a_file_lies_on_the_disk_of_its_filesystem() {
-        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
-        let own = number(file.as_file().metadata().unwrap().dev());
-        let link = format!("/sys/dev/block/{}:{}", own.major, own.minor);
-        let Some(name) = fs::canonicalize(link).ok().and_then(|path| Some(path.file_name()?.to_owned()))
-        else {
-            eprintln!("not run: /var/tmp is on no block device here");
-            return;
-        };
-        let node = Path::new("/dev").join(name);
+        let outside = tempfile::tempdir().unwrap();
+        let mounted = Mounted::new(&outside.path().join("image"));
+        let (node, file) = (mounted.device.node(), mounted.folder.path().join("file"));
+        fs::write(&file, "x").unwrap();
         let roots = Roots::default();
-        assert_eq!(relation(&roots, file.path(), &node).unwrap(), Relation::FirstOnSecond);
-        assert_eq!(relation(&roots, &node, file.path()).unwrap(), Relation::SecondOnFirst);
+        assert_eq!(relation(&roots, &file, node).unwrap(), Relation::FirstOnSecond);
+        assert_eq!(relation(&roots, node, &file).unwrap(), Relation::SecondOnFirst);
         assert_eq!(
-            relation(&roots, &node, Path::new("/var/tmp/new-image")).unwrap(),
+            relation(&roots, node, &mounted.folder.path().join("new")).unwrap(),
             Relation::SecondOnFirst
         );
+        assert_eq!(relation(&roots, node, &outside.path().join("new")).unwrap(), Relation::Strangers);
     }
 }

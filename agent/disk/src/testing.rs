@@ -3,26 +3,20 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs a program that the tests need. `None` when it is not installed, which is printed and, in CI, a failure.
-pub(crate) fn tool(program: &str, arguments: &[&str]) -> Option<Output> {
+/// Runs a program that the tests need. A test that cannot run is a failure, not a silence.
+pub(crate) fn tool(program: &str, arguments: &[&str]) -> Output {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    match Command::new(program).args(arguments).env("PATH", path).env("LC_ALL", "C").output() {
-        Ok(output) => Some(output),
-        Err(error) => {
-            eprintln!("not run: {program}: {error}");
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} is needed in CI");
-            None
-        }
-    }
+    let output = Command::new(program).args(arguments).env("PATH", path).env("LC_ALL", "C").output();
+    output.unwrap_or_else(|error| panic!("{program}: {error}: scripts/setup installs what tests need"))
 }
 
 /// Runs a tool that must succeed, and gives its output as text.
-pub(crate) fn good(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = tool(program, arguments)?;
+pub(crate) fn good(program: &str, arguments: &[&str]) -> String {
+    let output = tool(program, arguments);
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program} {arguments:?}: {text}");
-    Some(text)
+    text
 }
 
 /// A sparse file of `size` bytes.
@@ -67,11 +61,10 @@ impl crate::ReadAt for Memory {
     }
 }
 
-/// Feeds a script to sfdisk on `path`. `None` when it is not installed.
-pub(crate) fn sfdisk(path: &Path, arguments: &[&str], script: &str) -> Option<()> {
+/// Feeds a script to sfdisk on `path`.
+pub(crate) fn sfdisk(path: &Path, arguments: &[&str], script: &str) {
     use std::io::Write;
     use std::process::Stdio;
-    tool("sfdisk", &["--version"])?;
     let mut child = Command::new("/usr/sbin/sfdisk")
         .args(["-q", "--no-reread", "--no-tell-kernel"])
         .args(arguments)
@@ -82,5 +75,4 @@ pub(crate) fn sfdisk(path: &Path, arguments: &[&str], script: &str) -> Option<()
         .unwrap();
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "sfdisk refuses:\n{script}");
-    Some(())
 }

@@ -88,7 +88,7 @@ fn work(args: &Args) -> Result<()> {
             None => bail!(machine::Refused(format!("{}: {}", target.info.path, target.info.refusal))),
         }
     };
-    let finisher = Finish { appliance: false, job: String::new() };
+    let finisher = Finish { appliance: false, void_hibernation: false, job: String::new() };
     let throttle = Throttle::new(Schedule::default(), args.read_limit.clone());
     let (_control, events) = Control::open(Role::Copy, Some(throttle.clone()), &events::sink(args.json));
     let options =

@@ -52,6 +52,8 @@ const REPAIR_LIMIT: Duration = Duration::from_secs(30 * 60);
 pub struct Finish {
     /// Repair and mark: only in the appliance on the target itself.
     pub appliance: bool,
+    /// Whether repair may void a hibernation image.
+    pub void_hibernation: bool,
     /// Tag of the pairing code, for the mark.
     pub job: String,
 }
@@ -70,7 +72,7 @@ impl Finisher for Finish {
             return Ok(());
         }
         tell(Stage::Repairing, "repairing the replica");
-        repair(disks, report, tell)?;
+        repair(disks, self.void_hibernation, report, tell)?;
         if let Some(boot) = disks.first_mut() {
             match self.mark(boot, &report.session) {
                 Ok(text) | Err(text) => {
@@ -111,7 +113,12 @@ fn put(disk: &mut FinishDisk, offset: u64, bytes: &[u8]) -> Result<()> {
 }
 
 /// Shows the disks as they will be, and runs `gantry repair` on them: plan, then apply.
-fn repair(disks: &mut [FinishDisk], report: &mut Report, tell: &dyn Fn(Stage, &str)) -> Result<()> {
+fn repair(
+    disks: &mut [FinishDisk],
+    void_hibernation: bool,
+    report: &mut Report,
+    tell: &dyn Fn(Stage, &str),
+) -> Result<()> {
     let mut views = Vec::new();
     for (i, disk) in disks.iter().enumerate() {
         views.push(View::open(
@@ -123,7 +130,7 @@ fn repair(disks: &mut [FinishDisk], report: &mut Report, tell: &dyn Fn(Stage, &s
         )?);
     }
     let nodes: Vec<PathBuf> = views.iter().map(|view| view.node().to_owned()).collect();
-    let outcome = run_repair(&nodes, report, tell);
+    let outcome = run_repair(&nodes, void_hibernation, report, tell);
     for (disk, view) in disks.iter_mut().zip(views) {
         match view.close() {
             Ok(pieces) => disk.pieces = pieces,
@@ -135,10 +142,16 @@ fn repair(disks: &mut [FinishDisk], report: &mut Report, tell: &dyn Fn(Stage, &s
     outcome
 }
 
-fn run_repair(nodes: &[PathBuf], report: &mut Report, tell: &dyn Fn(Stage, &str)) -> Result<()> {
+fn run_repair(
+    nodes: &[PathBuf],
+    void_hibernation: bool,
+    report: &mut Report,
+    tell: &dyn Fn(Stage, &str),
+) -> Result<()> {
     let run = Path::new(RUN);
     let (plan, kept) = (run.join("plan.json"), run.join("report.json"));
-    gantry(&["repair", "--plan"], &plan, &[], nodes, tell).context("planning the repair")?;
+    let consent = void_hibernation.then_some("--void-hibernation".as_ref());
+    gantry(&["repair", "--plan"], &plan, consent.as_slice(), nodes, tell).context("planning the repair")?;
     let text = fs::read_to_string(&plan).with_context(|| format!("reading {}", plan.display()))?;
     report.repair = serde_json::from_str(&text).context("reading the plan")?;
     fs::write(&kept, serde_json::to_vec_pretty(report)?)

@@ -56,6 +56,9 @@ pub struct Args {
     /// Run as the appliance's child: repair the replica, mark it, prepare the hand-over.
     #[arg(long, hide = true)]
     appliance: bool,
+    /// Let repair void a hibernation image on the replica: what was in the source's memory is given up.
+    #[arg(long, hide = true, requires = "appliance")]
+    void_hibernation: bool,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -93,7 +96,11 @@ fn work(args: Args) -> Result<()> {
     }
     show_code(args.json, &code, args.code_valid);
     let (boot_disk, mark) = committed.unzip();
-    let finisher = Finish { appliance: args.appliance, job: gantry_wire::code::job_tag(&code) };
+    let finisher = Finish {
+        appliance: args.appliance,
+        void_hibernation: args.void_hibernation,
+        job: gantry_wire::code::job_tag(&code),
+    };
     let options = ReceiveOptions {
         listen: args.listen,
         job: gantry_wire::code::job(&code),

@@ -188,7 +188,7 @@ fn refuse_hibernated(disks: &[Disk]) -> Result<()> {
         if let Some(signature) = &partition(disks, reference)?.hibernation {
             return Err(Error::Refused(format!(
                 "{reference} holds a hibernation image ({signature}): this system was suspended, not shut down. Start the \
-                 source once, shut it down and copy again; or give up what was in its memory with --void-hibernation"
+                 source once, shut it down and copy again; or give up what was in its memory with --void-hibernation (a target in the appliance: gantry.hibernated=void)"
             )));
         }
     }

@@ -74,6 +74,8 @@ pub struct Settings {
     pub erase: Vec<String>,
     /// `gantry.bad-sectors=zero`: sectors that cannot be read become zero instead of stopping the copy.
     pub zero_bad_sectors: bool,
+    /// `gantry.hibernated=void`: what the source had in its memory is given up; without it repair refuses.
+    pub void_hibernation: bool,
     /// `gantry.limit`: a rate or a schedule.
     pub limit: Option<String>,
     /// `gantry.read-limit`.
@@ -156,6 +158,13 @@ fn apply(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> 
                 "zero" => true,
                 "stop" => false,
                 _ => return Err(format!("gantry.bad-sectors is stop or zero, not '{value}'")),
+            }
+        }
+        "hibernated" => {
+            settings.void_hibernation = match value {
+                "void" => true,
+                "refuse" => false,
+                _ => return Err(format!("gantry.hibernated is refuse or void, not '{value}'")),
             }
         }
         "limit" => settings.limit = Some(limit(key, value)?),
@@ -378,6 +387,7 @@ mod tests {
             ("gantry.erase=A,,B", "gantry.erase is a comma list of names"),
             ("gantry.base=", "gantry.base is a comma list of names"),
             ("gantry.bad-sectors=", "gantry.bad-sectors is stop or zero, not ''"),
+            ("gantry.hibernated=yes", "gantry.hibernated is refuse or void, not 'yes'"),
             ("gantry.limit=20MB", "gantry.limit: '20MB' is no rate"),
             ("gantry.limit=", "gantry.limit: '' is no rate"),
             ("gantry.read-limit=8-18=1M", "gantry.read-limit: '8-18' is no window"),

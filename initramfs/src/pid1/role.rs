@@ -26,6 +26,9 @@ pub fn arguments(settings: &Settings) -> Option<Vec<String>> {
                 // A code that stood on a kernel line opens only what cannot be harmed (law 13).
                 add(&["--code-file", CODE_FILE, "--blank-only"]);
             }
+            if settings.void_hibernation {
+                add(&["--void-hibernation"]);
+            }
             settings.erase.iter().for_each(|disk| add(&["--erase", disk]));
             settings.base.iter().for_each(|disk| add(&["--base", disk]));
         }
@@ -99,10 +102,10 @@ mod tests {
             ("", None),
             ("gantry.role=receive", Some("receive --listen 0.0.0.0:7878 --appliance")),
             (
-                "gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.erase=S1,/dev/sdb gantry.base=S2 gantry.disks=/dev/sda",
+                "gantry.role=receive gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.erase=S1,/dev/sdb gantry.base=S2 gantry.hibernated=void gantry.disks=/dev/sda",
                 Some(
                     "receive --listen 0.0.0.0:7878 --appliance --code-file /run/gantry/code --blank-only \
-                     --erase S1 --erase /dev/sdb --base S2 /dev/sda",
+                     --void-hibernation --erase S1 --erase /dev/sdb --base S2 /dev/sda",
                 ),
             ),
             (

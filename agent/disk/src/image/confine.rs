@@ -136,10 +136,7 @@ mod tests {
         std::fs::write(&mine, "x").unwrap();
         std::fs::write(&other, "x").unwrap();
         assert!(reads(&mine, &[(&mine, Use::Read)]));
-        if rules(&[]).unwrap().is_none() {
-            println!("not run: this kernel has no Landlock");
-            return;
-        }
+        assert!(rules(&[]).unwrap().is_some(), "this kernel has no Landlock: nothing is shown here");
         assert!(!reads(&other, &[(&mine, Use::Read)]));
         assert!(!reads(Path::new("/etc/passwd"), &[(&mine, Use::Write)]));
         let mut command = Command::new("dd");

@@ -48,14 +48,10 @@ fn a_single_byte_anywhere_in_a_file_is_found() {
 fn a_table_and_what_its_partitions_carry_is_shown_with_the_remedy() {
     let image = Image::new(64 << 20);
     let script = "label: gpt\nsize=16MiB, type=U, name=esp\nsize=30MiB, type=L\n";
-    if sfdisk(&image.path(), &[], script).is_none() {
-        return;
-    }
+    sfdisk(&image.path(), &[], script);
     let inner = image.folder.path().join("inner");
     blank(&inner, 30 << 20);
-    if good("mke2fs", &["-q", "-t", "ext4", "-L", "root", &inner.display().to_string()]).is_none() {
-        return;
-    }
+    good("mke2fs", &["-q", "-t", "ext4", "-L", "root", &inner.display().to_string()]);
     image.write(17 << 20, &std::fs::read(&inner).unwrap());
     let survey = survey(&image.path()).unwrap();
     let identity = Identity { path: "/dev/sda".to_owned(), serial: "QM 1".to_owned(), ..Identity::default() };
@@ -94,35 +90,26 @@ fn damaged_tables_and_bare_filesystems_count() {
     std::fs::write(image.path(), bytes).unwrap();
     assert!(matches!(survey(&image.path()).unwrap().findings[0], Finding::BadTable { .. }));
     let image = Image::new(32 << 20);
-    if good("mkfs.vfat", &["-n", "STICK", &image.path().display().to_string()]).is_some() {
-        let found = survey(&image.path()).unwrap();
-        assert_eq!(found.findings[0].to_string(), "vfat \"STICK\" on the whole disk");
-    }
+    good("mkfs.vfat", &["-n", "STICK", &image.path().display().to_string()]);
+    let found = survey(&image.path()).unwrap();
+    assert_eq!(found.findings[0].to_string(), "vfat \"STICK\" on the whole disk");
 }
 
 #[test]
 fn devices_are_sampled() {
     let image = Image::new(64 << 20);
     let blank_or_not = || {
-        let attached = match crate::loops::Loop::attach(&image.path(), crate::loops::Shown::default()) {
-            Ok(attached) => attached,
-            Err(error) => {
-                eprintln!("not run: {error}: {:?}", error.source);
-                assert!(std::env::var("CI").as_deref() != Ok("true"), "loop devices are needed in CI");
-                return None;
-            }
-        };
-        Some(survey(attached.node()).unwrap())
+        let attached = crate::loops::Loop::attach(&image.path(), crate::loops::Shown::default()).unwrap();
+        survey(attached.node()).unwrap()
     };
-    let Some(before) = blank_or_not() else { return };
-    assert!(before.blank);
+    assert!(blank_or_not().blank);
     image.write((64 << 20) - 5, &[1]);
-    assert_eq!(blank_or_not().unwrap().findings, [Finding::Data { at: (64 << 20) - 5 }]);
+    assert_eq!(blank_or_not().findings, [Finding::Data { at: (64 << 20) - 5 }]);
     // Content fills the samples between as well.
     let other = Image::new(64 << 20);
     other.write(2 << 20, &vec![7; 8 << 20]);
     std::fs::copy(other.path(), image.path()).unwrap();
-    assert!(!blank_or_not().unwrap().blank);
+    assert!(!blank_or_not().blank);
 }
 
 #[test]

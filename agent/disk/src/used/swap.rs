@@ -49,19 +49,19 @@ mod tests {
     use super::*;
     use crate::testing::{Memory, good};
 
-    fn swap(page: &str) -> Option<Memory> {
+    fn swap(page: &str) -> Memory {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
-        good("mkswap", &["-p", page, &file.path().display().to_string()])?;
+        good("mkswap", &["-p", page, &file.path().display().to_string()]);
         let mut bytes = std::fs::read(file.path()).unwrap();
         bytes.resize((1 << 20) + 1536, 7);
-        Some(Memory::new(bytes, 512))
+        Memory::new(bytes, 512)
     }
 
     #[test]
     fn only_the_header_and_what_lies_behind_is_used() {
         for page in ["4096", "16384", "65536"] {
-            let Some(disk) = swap(page) else { return };
+            let disk = swap(page);
             let map = map(&Window::whole(&disk)).unwrap();
             assert_eq!(map.iter().collect::<Vec<_>>(), [0..65536, 1 << 20..(1 << 20) + 1536], "{page}");
         }
@@ -71,7 +71,7 @@ mod tests {
     fn a_sleeping_system_is_a_doubt_about_the_whole_machine() {
         for signature in SLEEPING {
             for place in [4086, 65526, 0] {
-                let Some(mut disk) = swap("4096") else { return };
+                let mut disk = swap("4096");
                 disk.bytes[place..place + signature.len()].copy_from_slice(signature);
                 let doubt = map(&Window::whole(&disk)).unwrap_err();
                 assert!(doubt.hibernated, "{signature:?} at {place}: {doubt}");
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_damaged_header_is_a_doubt() {
-        let Some(disk) = swap("4096") else { return };
+        let disk = swap("4096");
         for (at, value) in [(1024, 9), (1031, 9), (4090, 0)] {
             let mut bytes = disk.bytes.clone();
             bytes[at] = value;

@@ -184,7 +184,7 @@ fn hibernated(disk: &DiskFacts) -> Vec<Finding> {
     let images = disk.contents().filter(|(_, kind)| *kind == "swsuspend");
     images
         .map(|(number, _)| {
-            let remedy = "start it once more and shut it down, or agree to voiding the image on the replica (gantry repair)";
+            let remedy = "start it once more and shut it down, or agree to voiding the image on the replica: gantry.hibernated=void at the target, or gantry repair --void-hibernation";
             finding("hibernated", place(disk, number), "it holds the memory of a hibernated system", remedy)
         })
         .collect()

@@ -147,12 +147,7 @@ fn an_image_file_is_inspected_and_its_json_has_the_promised_keys() {
     let input = std::fs::File::open(&script).unwrap();
     let made = Command::new("/usr/sbin/sfdisk").arg("-q").arg(&path).stdin(input).status();
     let swap = Command::new("/usr/sbin/mkswap").args(["-q", "--offset", "21m"]).arg(&path).status();
-    if !made.is_ok_and(|status| status.success()) {
-        eprintln!("not run: sfdisk is missing");
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "sfdisk is needed in CI");
-        return;
-    }
-    drop(swap);
+    assert!(made.unwrap().success() && swap.unwrap().success());
     let facts = gather(&Sources::default(), &[path.display().to_string()]).unwrap();
     assert_eq!(facts.disks[0].partitions.len(), 2);
     assert!(facts.machine.is_none());
@@ -182,11 +177,7 @@ fn a_hibernated_image_is_blocked() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("swap.img");
     std::fs::File::create(&path).unwrap().set_len(16 << 20).unwrap();
-    if !Command::new("/usr/sbin/mkswap").arg("-q").arg(&path).status().is_ok_and(|status| status.success()) {
-        eprintln!("not run: mkswap is missing");
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "mkswap is needed in CI");
-        return;
-    }
+    assert!(Command::new("/usr/sbin/mkswap").arg("-q").arg(&path).status().unwrap().success());
     let name = [path.display().to_string()];
     let code = |name: &[String]| verdict(&judge(&gather(&Sources::default(), name).unwrap())).exit_code();
     assert_eq!(code(&name), 0);

@@ -29,7 +29,7 @@ fn run(facts: &Facts, out: &mut Proposal) {
         } else {
             out.block(
                 format!("{place} holds a hibernation image ({signature}): this system was not shut down"),
-                "start the source once, shut it down and copy again; or give up what was in its memory with --void-hibernation",
+                "start the source once, shut it down and copy again; or give up what was in its memory with --void-hibernation (a target in the appliance: gantry.hibernated=void)",
             );
         }
     }

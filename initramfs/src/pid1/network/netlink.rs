@@ -190,10 +190,7 @@ mod tests {
     #[test]
     fn the_kernel_takes_it() {
         // Needs no privilege to be refused: the kernel must understand the message to say EPERM or "no such device".
-        let Ok(netlink) = Netlink::open() else {
-            eprintln!("not run: no rtnetlink socket here");
-            return;
-        };
+        let netlink = Netlink::open().unwrap();
         let missing = netlink.add_address(u32::MAX / 2, IpAddr::from([10, 0, 2, 15]), 24).unwrap_err();
         let code = missing.raw_os_error().unwrap();
         assert!([nix::libc::EPERM, nix::libc::ENODEV].contains(&code), "{missing}");

@@ -75,20 +75,20 @@ pub struct Made {
     pub tree: Tree,
 }
 
-/// Makes a filesystem and does `steps` random operations on it. `None` when this machine cannot mount it.
-pub fn made(subject: &dyn Subject, seed: u64, steps: u64) -> Option<Made> {
+/// Makes a filesystem and does `steps` random operations on it.
+pub fn made(subject: &dyn Subject, seed: u64, steps: u64) -> Made {
     let mut random = Random(seed);
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image");
     let words = subject.make(&mut random, &image);
     let tree = {
-        let mounted = Mounted::new(subject, &image, false)?;
+        let mounted = Mounted::new(subject, &image, false);
         operate(&mut random, mounted.path(), steps);
         subject.special(&mut random, mounted.path());
         Tree::read(mounted.path())
     };
     subject.afterwards(&mut random, &image);
-    Some(Made { folder, image, words, tree })
+    Made { folder, image, words, tree }
 }
 
 /// How a proof ended.
@@ -97,15 +97,11 @@ pub enum Proof {
     Held(Made, Ranges),
     /// The map is in doubt, and the filesystem's own checker finds fault with the filesystem too: drivers and tools have bugs.
     RightlyDoubted,
-    /// This machine cannot mount it.
-    NotRun,
 }
 
 /// Makes a filesystem, maps it, poisons what the map leaves out and checks what is left.
 pub fn prove(subject: &dyn Subject, seed: u64, steps: u64) -> Proof {
-    let Some(made) = made(subject, seed, steps) else {
-        return Proof::NotRun;
-    };
+    let made = made(subject, seed, steps);
     let ranges = match mapped(subject, &made.image) {
         Ok(ranges) => ranges,
         Err(doubt) => {
@@ -135,7 +131,6 @@ pub fn prove_many(subject: &dyn Subject, usual: u64, steps: u64, mut also: impl 
                 also(seed, &made, &ranges);
             }
             Proof::RightlyDoubted => doubted += 1,
-            Proof::NotRun => return,
         }
     }
     println!("seeds {seeds:?}: {held} maps held, {doubted} filesystems rightly in doubt");
@@ -169,7 +164,7 @@ pub fn survives(subject: &dyn Subject, made: &Made, ranges: &Ranges) {
 /// Panics unless `copy` is clean and carries the same tree as what was made.
 pub fn intact(subject: &dyn Subject, made: &Made, copy: &Path) {
     subject.check(copy).unwrap_or_else(|words| panic!("{}: the poisoned copy: {words}", made.words));
-    let mounted = Mounted::new(subject, copy, true).unwrap();
+    let mounted = Mounted::new(subject, copy, true);
     let found = Tree::read(mounted.path());
     assert!(found == made.tree, "{}: {}", made.words, made.tree.difference(&found));
 }
@@ -207,13 +202,10 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// `None`, with the reason printed, when this machine has no loop devices or may not mount.
-    pub fn new(subject: &dyn Subject, image: &Path, read_only: bool) -> Option<Self> {
+    /// Needs root.
+    pub fn new(subject: &dyn Subject, image: &Path, read_only: bool) -> Self {
         let shown = Shown { read_only, ..Shown::default() };
-        let device = match Loop::attach(image, shown) {
-            Ok(device) => device,
-            Err(error) => return missing(&format!("{error}: {:?}", error.source)),
-        };
+        let device = Loop::attach(image, shown).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut options = String::from(if read_only { "ro" } else { "rw" });
         if !subject.mount_options().is_empty() {
@@ -221,12 +213,9 @@ impl Mounted {
         }
         let node = device.node().display().to_string();
         let place = folder.path().display().to_string();
-        let output = run("mount", &["-t", subject.kind(), "-o", &options, &node, &place])?;
-        if !output.status.success() && words(&output).contains("ermission denied") {
-            return missing(&words(&output));
-        }
+        let output = run("mount", &["-t", subject.kind(), "-o", &options, &node, &place]);
         assert!(output.status.success(), "mounting {}: {}", image.display(), words(&output));
-        Some(Self { folder, _device: device })
+        Self { folder, _device: device }
     }
 
     /// Where.
@@ -238,40 +227,30 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let place = self.folder.path().display().to_string();
-        if let Some(output) = run("umount", &[&place])
-            && !output.status.success()
-        {
+        let output = run("umount", &[&place]);
+        if !output.status.success() {
             eprintln!("umount {place}: {}", words(&output));
         }
     }
 }
 
-/// Says why a proof cannot be made here; in CI that is a failure.
-pub fn missing<T>(reason: &str) -> Option<T> {
-    eprintln!("not run: {reason}");
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "needed in CI: {reason}");
-    None
-}
-
-/// Runs a program. `None` when it is not installed (in CI a failure).
-pub fn run(program: &str, arguments: &[&str]) -> Option<Output> {
+/// Runs a program that the tests need.
+pub fn run(program: &str, arguments: &[&str]) -> Output {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    match Command::new(program).args(arguments).env("PATH", path).env("LC_ALL", "C").output() {
-        Ok(output) => Some(output),
-        Err(error) => missing(&format!("{program}: {error}")),
-    }
+    let output = Command::new(program).args(arguments).env("PATH", path).env("LC_ALL", "C").output();
+    output.unwrap_or_else(|error| panic!("{program}: {error}: scripts/setup installs what tests need"))
 }
 
 /// Runs a program that must succeed; its output.
 pub fn good(program: &str, arguments: &[&str]) -> String {
-    let output = run(program, arguments).unwrap_or_else(|| panic!("{program} is needed"));
+    let output = run(program, arguments);
     assert!(output.status.success(), "{program} {arguments:?}: {}", words(&output));
     words(&output)
 }
 
 /// Runs a checker; what it says when it is not content.
 pub fn verdict(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output = run(program, arguments).unwrap_or_else(|| panic!("{program} is needed"));
+    let output = run(program, arguments);
     if output.status.success() { Ok(()) } else { Err(words(&output)) }
 }
 
@@ -280,13 +259,13 @@ pub fn words(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// What partclone calls used: its domain log as ranges. `None` when it is not installed, or refuses (bigalloc).
+/// What partclone calls used: its domain log as ranges. `None` when it refuses (bigalloc).
 pub fn partclone(kind: &str, image: &Path) -> Option<Ranges> {
     let text = |path: &Path| path.display().to_string();
     let (domain, log) = (image.with_extension("domain"), image.with_extension("log"));
     let program = format!("partclone.{kind}");
     let arguments = ["-q", "-D", "-s", &text(image), "-O", &text(&domain), "-L", &text(&log)];
-    let output = run(&program, &arguments)?;
+    let output = run(&program, &arguments);
     if !output.status.success() {
         println!("{program} refuses: {}", words(&output).lines().next_back().unwrap_or_default());
         return None;
