@@ -196,17 +196,6 @@ impl Console {
             .is_match(&self.shared.lock().bytes))
     }
 
-    /// Logs in as root at a `login:` prompt that has been waited for.
-    ///
-    /// # Errors
-    /// When the password is not asked for or no shell prompt follows.
-    pub fn log_in(&mut self, password: &str, limit: Limit) -> Result<()> {
-        self.type_text("root\n")?;
-        self.wait_for("Password:", limit)?;
-        self.type_text(&format!("{password}\n"))?;
-        self.wait_for(r"# ", limit).map(drop)
-    }
-
     fn shown(&self, bytes: &[u8]) -> String {
         let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(SHOWN_BYTES)..]).into_owned();
         format!("; log: {}; it ends with:\n{tail}", self.log.display())

@@ -92,23 +92,6 @@ impl Running {
         &self.name
     }
 
-    /// Time since power-on.
-    #[must_use]
-    pub fn uptime(&self) -> Duration {
-        self.power_on.elapsed()
-    }
-
-    /// QEMU's monitor, for what has no method here.
-    pub fn monitor(&mut self) -> &mut Qmp {
-        &mut self.monitor
-    }
-
-    /// QEMU's process id.
-    #[must_use]
-    pub fn process_id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Keeps a picture of the screen in the evidence and returns its path.
     ///
     /// # Errors
@@ -133,28 +116,12 @@ impl Running {
         Ok(text_screen(&cells))
     }
 
-    /// Presses the reset button.
+    /// Takes the first medium out of its drive, locked or not.
     ///
     /// # Errors
-    /// When QEMU has ended.
-    pub fn reset(&mut self) -> Result<()> {
-        self.monitor.execute("system_reset", &json!({})).map(drop)
-    }
-
-    /// Stops the processors; [`Running::resume`] goes on.
-    ///
-    /// # Errors
-    /// When QEMU has ended.
-    pub fn pause(&mut self) -> Result<()> {
-        self.monitor.execute("stop", &json!({})).map(drop)
-    }
-
-    /// Goes on after [`Running::pause`].
-    ///
-    /// # Errors
-    /// When QEMU has ended.
-    pub fn resume(&mut self) -> Result<()> {
-        self.monitor.execute("cont", &json!({})).map(drop)
+    /// When QEMU has ended, or there is none.
+    pub fn eject(&mut self) -> Result<()> {
+        self.monitor.execute("eject", &json!({ "device": "medium0", "force": true })).map(drop)
     }
 
     /// Pulls the plug: kill -9.

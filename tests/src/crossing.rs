@@ -237,7 +237,8 @@ impl Crossing {
     /// When it does not come so far.
     pub fn start_source(&mut self, code: &str) -> Result<Running> {
         let target = format!("10.0.2.2:{}", self.proxy.port());
-        let arguments = format!("gantry.role=send gantry.target={target} gantry.code={code}");
+        let arguments =
+            format!("gantry.role=send gantry.then=poweroff gantry.target={target} gantry.code={code}");
         let mut source = self.switch_on(self.source_machine(), &arguments)?;
         let ready = source.console.wait_unless(READY, FATAL, Limit::quiet(30))?;
         self.evidence.time("source: power-on to ready", ready.at)?;

@@ -23,7 +23,6 @@ struct State {
     refuse: AtomicBool,
     hold: AtomicBool,
     ended: AtomicBool,
-    delay_ms: AtomicU64,
     accepted: AtomicU64,
     to_target: AtomicU64,
     to_source: AtomicU64,
@@ -85,11 +84,6 @@ impl Proxy {
     /// Holds back all bytes without closing anything, as a cable does that was pulled; or lets them go on.
     pub fn hold(&self, hold: bool) {
         self.state.hold.store(hold, Ordering::SeqCst);
-    }
-
-    /// Waits so long before each piece (up to 64 KiB) in each direction.
-    pub fn delay(&self, delay: Duration) {
-        self.state.delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     /// Bytes that went to the target and to the source.
@@ -160,7 +154,6 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, to_target: bool) 
             Ok(0) | Err(_) => break,
             Ok(length) => length,
         };
-        std::thread::sleep(Duration::from_millis(state.delay_ms.load(Ordering::SeqCst)));
         while state.hold.load(Ordering::SeqCst) && !state.ended.load(Ordering::SeqCst) {
             std::thread::sleep(TICK);
         }

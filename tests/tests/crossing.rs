@@ -22,13 +22,12 @@ fn cross_and_keep(
 ) -> Result<(Crossing, Arrival)> {
     let mut crossing = Crossing::prepare(test, recipe, firmware, start)?;
     let (target, code) = crossing.start_target()?;
-    let mut source = crossing.start_source(&code)?;
+    let source = crossing.start_source(&code)?;
     let locked = [source.console.has_shown(LOCKED_DOWN)?, target.console.has_shown(LOCKED_DOWN)?];
     ensure!(locked == [firmware == Firmware::SecureBoot; 2], "lockdown of source and target: {locked:?}");
     let mut replica = crossing.hand_over(target)?;
     let arrival = crossing.arrive(&mut replica)?;
-    source.screenshot("end")?;
-    source.kill()?;
+    source.wait_end(Limit::quiet(20))?;
     replica.kill()?;
     crossing.source_is_unchanged()?;
     Ok((crossing, arrival))

@@ -78,6 +78,6 @@ fn bios_machine_crosses_by_pxe_though_the_link_is_cut_and_either_machine_loses_p
     target = crossing.start_target_again(&code)?;
     let mut replica = crossing.hand_over(target)?;
     crossing.arrive(&mut replica)?;
-    source.kill()?;
+    source.wait_end(Limit::quiet(20))?;
     crossing.source_is_unchanged()
 }

@@ -1,6 +1,6 @@
 //! Every way to start the appliance reaches its agent, without a role: nothing is touched, nobody asked.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use gantry_qemu::{Bus, Disk, Evidence, Firmware, Limit, Machine, Medium, Nic, NicModel};
 use gantry_tests::appliance::Appliance;
 use gantry_tests::crossing::{FATAL, READY};
@@ -28,10 +28,6 @@ fn stick(file: std::path::PathBuf) -> Medium {
     Medium::UsbStick { file, boot: 0 }
 }
 
-fn cd(file: std::path::PathBuf) -> Medium {
-    Medium::Cd { file, boot: 0 }
-}
-
 #[test]
 fn usb_stick_reaches_the_agent_on_bios() -> Result<()> {
     reaches_the_agent("usb-bios", Firmware::Bios, stick)
@@ -47,7 +43,40 @@ fn usb_stick_reaches_the_agent_on_uefi_with_secure_boot_in_force() -> Result<()>
     reaches_the_agent("usb-secure-boot", Firmware::SecureBoot, stick)
 }
 
+/// With a fixed address and disks on buses that no other test has; and once it is up, the medium is pulled: everything that is
+/// needed from then on is in memory.
 #[test]
-fn cd_reaches_the_agent_on_bios() -> Result<()> {
-    reaches_the_agent("cd-bios", Firmware::Bios, cd)
+fn cd_reaches_the_agent_on_bios_and_is_not_needed_any_more() -> Result<()> {
+    let (appliance, evidence) = (Appliance::get()?, Evidence::new("cd-bios")?);
+    let scratch = tempfile::tempdir()?;
+    let iso = scratch.path().join("appliance.iso");
+    appliance.iso("gantry.ip=10.0.2.77/24,10.0.2.2,10.0.2.3", &iso)?;
+    let disk = |name: &str, bus: Bus| -> Result<Disk> {
+        let file = scratch.path().join(name);
+        junk::make(&file, 256 << 20, 7)?;
+        Ok(Disk::raw(file, bus, name))
+    };
+    let machine = Machine::new("machine", Firmware::Bios)
+        .disk(disk("NVME0001", Bus::Nvme)?)
+        .disk(disk("SCSI0001", Bus::VirtioScsi)?)
+        .nic(Nic::user(NicModel::E1000e, 2, "52:54:00:00:00:07", &[]))
+        .medium(Medium::Cd { file: iso, boot: 0 });
+    let mut running = machine.start(&evidence, &scratch.path().join("nvram.fd"))?;
+    running.console.wait_unless(READY, FATAL, Limit::quiet(40))?;
+    let shown = running.console.text();
+    for line in ["gantry: network eth0 10.0.2.77/24", "NVME0001", "SCSI0001", "gantry: boot medium"] {
+        ensure!(shown.contains(line), "no {line:?} on the console");
+    }
+    running.eject()?;
+    running.console.type_text("\n")?;
+    running.console.wait_unless("# ", FATAL, Limit::quiet(10))?;
+    // A tool of repair with its libraries, a driver, and the program itself.
+    running
+        .console
+        .type_text("e2fsck -V; /sbin/modprobe xfs && grep -c xfs /proc/modules; gantry --version\n")?;
+    for said in ["Using EXT2FS Library", r"(?m)^[1-9]\r?$", r"gantry \d+\.\d+"] {
+        running.console.wait_unless(said, "not found|cannot|rror", Limit::quiet(20))?;
+    }
+    running.console.type_text("poweroff -f\n")?;
+    running.wait_end(Limit::quiet(20)).map(drop)
 }

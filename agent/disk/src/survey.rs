@@ -127,8 +127,6 @@ pub struct Survey {
     pub blank: bool,
     /// What was found.
     pub findings: Vec<Finding>,
-    /// Its partition table, if it has a readable one.
-    pub table: Option<Table>,
 }
 
 /// More partitions than this are counted but not looked into.
@@ -162,7 +160,7 @@ pub fn survey(path: &Path) -> Result<Survey> {
         // The place says something only to someone who has nothing better to go by.
         findings.extend(at.filter(|_| findings.is_empty()).map(|at| Finding::Data { at }));
     }
-    Ok(Survey { blank: findings.is_empty(), findings, table })
+    Ok(Survey { blank: findings.is_empty(), findings })
 }
 
 /// The label in the first MiB.

@@ -48,8 +48,6 @@ pub struct Partition {
     pub name: String,
     /// MBR active flag, or GPT "legacy BIOS bootable".
     pub bootable: bool,
-    /// GPT attribute bits.
-    pub attributes: u64,
     /// An extended MBR partition: it holds the logical ones and no data.
     pub container: bool,
 }

@@ -20,7 +20,7 @@ use crate::{ends, events, machine, pairing};
 
 /// Send this machine's disks to a receiver.
 ///
-/// The source is only read. Disks that are in use are refused: boot the Gantry medium, or wait for --hot.
+/// The source is only read. Disks that are in use are refused: boot the machine from the Gantry medium.
 /// Exit codes: 0 the receiver has committed; 3 refused, a person must change something; 1 anything else.
 #[derive(clap::Args)]
 pub struct Args {

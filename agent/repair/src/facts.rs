@@ -1,7 +1,7 @@
 //! What was seen on the replica and on the machine it shall boot on: plain data, no handles.
 //!
 //! Rules are pure functions of these facts, and a plan is bound to their digest, so everything a rule may want to know
-//! is here, including the text of the configuration files that matter. Nothing here depends on names the helper chose
+//! is here, including the text of the configuration files that matter. Nothing here depends on names that the machine that repairs chose
 //! (loop devices, mount points), or the same replica would have other facts the second time.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! Files of the guest, opened beneath its root only.
 //!
-//! A guest's symbolic links are its own: /etc/fstab may point to /srv/fstab or to the helper's /etc/shadow. Every path
+//! A guest's symbolic links are its own: /etc/fstab may point to /srv/fstab or to our own /etc/shadow. Every path
 //! goes through openat2 with RESOLVE_IN_ROOT, so that links and `..` end at the guest's root as they would for itself.
 
 use std::fs::{File, Metadata, Permissions};
@@ -243,7 +243,7 @@ mod tests {
         let (directory, root) = guest();
         symlink("/etc/real", directory.path().join("etc/absolute")).unwrap();
         symlink("../../../../../../etc/real", directory.path().join("etc/up")).unwrap();
-        assert_eq!(root.read("/etc/absolute", 10).unwrap(), None, "the helper's /etc is not seen");
+        assert_eq!(root.read("/etc/absolute", 10).unwrap(), None, "our own /etc is not seen");
         std::fs::write(directory.path().join("etc/real"), "guest").unwrap();
         for name in ["/etc/absolute", "/etc/up", "/../etc/real"] {
             assert_eq!(root.read(name, 10).unwrap().unwrap(), b"guest", "{name}");

@@ -64,9 +64,4 @@ impl Queue {
     pub async fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
         self.0.send(Box::new(job)).await.is_ok()
     }
-
-    /// The same from a thread.
-    pub fn submit_blocking(&self, job: impl FnOnce() + Send + 'static) -> bool {
-        self.0.blocking_send(Box::new(job)).is_ok()
-    }
 }

@@ -1,13 +1,14 @@
 //! `scripts/demo`: the crossing, with what both machines say on the screen, and at the end verdict, times and a picture.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gantry_qemu::Firmware;
 use gantry_tests::crossing::{Crossing, Start};
 use gantry_tests::guest::Recipe;
@@ -42,9 +43,12 @@ fn main() -> Result<()> {
         // A tail that failed has shown less; the verdict does not depend on it.
         drop(tail.join());
     }
-    let times = std::fs::read_to_string(evidence.join("timings.json")).context("reading the times")?;
-    say(&format!("times: {times}"));
-    let picture = picture(&evidence).unwrap_or_default();
+    let times = std::fs::read(evidence.join("timings.json")).context("reading the times")?;
+    let times: BTreeMap<String, f64> = serde_json::from_slice(&times).context("reading the times")?;
+    say("times in seconds");
+    times.iter().for_each(|(phase, seconds)| println!("{seconds:8.1}  {phase}"));
+    let picture = evidence.join("target.arrived.png");
+    ensure!(picture.is_file(), "no picture of the migrated machine: {}", picture.display());
     say(
         "verdict: the machine crossed. Its own login prompt, its files by checksum, its network and its SSH host key",
     );
@@ -52,7 +56,7 @@ fn main() -> Result<()> {
         "were seen on the new hardware (root on {}); the source disk is bit for bit unchanged",
         arrival.root
     ));
-    say(&format!("screenshot of the migrated machine: {picture}"));
+    say(&format!("screenshot of the migrated machine: {}", picture.display()));
     Ok(())
 }
 
@@ -63,13 +67,6 @@ fn in_colour(code: &str, text: &str) -> String {
 
 fn say(text: &str) {
     println!("{}", in_colour("\x1b[1m", &format!("== {text}")));
-}
-
-fn picture(evidence: &Path) -> Option<String> {
-    let files = std::fs::read_dir(evidence).ok()?.flatten().map(|entry| entry.path());
-    let pictures: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e == "png")).collect();
-    let arrived = pictures.iter().find(|path| path.to_string_lossy().contains("arrived"));
-    arrived.or(pictures.first()).map(|path| path.display().to_string())
 }
 
 /// Shows the lines of a growing serial log that a person wants to see.

@@ -23,8 +23,6 @@ use crate::shell::run;
 
 pub use recipe::Recipe;
 
-/// The password of root on every guest.
-pub const PASSWORD: &str = "gantry";
 /// The line that a guest prints when it is up: files, net, kernel, lockdown, root.
 pub const PROOF: &str = r"GUEST-PROOF files=(\S+) net=(\S+) kernel=(\S+) lockdown=(\S+) root=(\S+)\r";
 /// What the initramfs of a guest prints when it does not find its root.

@@ -227,7 +227,6 @@ fn partition(number: u32, entry: &[u8], first: u64, last: u64, sector: SectorSiz
         uuid: guid_text(&guids[1]),
         name: String::from_utf16_lossy(&name),
         bootable: attributes & 0b100 != 0,
-        attributes,
         container: false,
     }
 }

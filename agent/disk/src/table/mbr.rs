@@ -152,7 +152,6 @@ fn partition(table: &Table, number: u32, start: u64, slot: Slot) -> Partition {
         uuid: format!("{}-{number:02x}", table.id),
         name: String::new(),
         bootable: slot.flag & 0x80 != 0,
-        attributes: 0,
         container: slot.is_extended(),
     }
 }
