@@ -63,9 +63,9 @@ fn cd_reaches_the_agent_on_bios_and_is_not_needed_any_more() -> Result<()> {
         .medium(Medium::Cd { file: iso, boot: 0 });
     let mut running = machine.start(&evidence, &scratch.path().join("nvram.fd"))?;
     running.console.wait_unless(READY, FATAL, Limit::quiet(40))?;
-    let shown = running.console.text();
-    for line in ["gantry: network eth0 10.0.2.77/24", "NVME0001", "SCSI0001", "gantry: boot medium"] {
-        ensure!(shown.contains(line), "no {line:?} on the console");
+    running.console.wait_unless("gantry: boot medium", FATAL, Limit::quiet(10))?;
+    for line in ["network eth0 10.0.2.77/24", "disk .* NVME0001", "disk .* SCSI0001"] {
+        ensure!(running.console.has_shown(&format!("gantry: {line}"))?, "no {line:?} on the console");
     }
     running.eject()?;
     running.console.type_text("\n")?;
