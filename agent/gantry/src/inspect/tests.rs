@@ -146,8 +146,7 @@ fn an_image_file_is_inspected_and_its_json_has_the_promised_keys() {
     std::fs::write(&script, "label: dos\n2048,40960,83,*\n,,82\n").unwrap();
     let input = std::fs::File::open(&script).unwrap();
     let made = Command::new("/usr/sbin/sfdisk").arg("-q").arg(&path).stdin(input).status();
-    let swap = Command::new("/usr/sbin/mkswap").args(["-q", "--offset", "21m"]).arg(&path).status();
-    assert!(made.unwrap().success() && swap.unwrap().success());
+    assert!(made.unwrap().success());
     let facts = gather(&Sources::default(), &[path.display().to_string()]).unwrap();
     assert_eq!(facts.disks[0].partitions.len(), 2);
     assert!(facts.machine.is_none());
