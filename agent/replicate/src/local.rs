@@ -18,7 +18,7 @@ use crate::commit::{Finisher, finish};
 use crate::event::{Event, Events};
 use crate::groups::GroupNodes;
 use crate::patch::{differing, ranges};
-use crate::progress::{Course, Meter, Need};
+use crate::progress::{Course, Done, Meter};
 use crate::random;
 use crate::replica::Replica;
 use crate::report::{DiskReport, Report, SourceFacts, clock};
@@ -113,6 +113,7 @@ fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) 
     let next = || runs.lock().unwrap_or_else(PoisonError::into_inner).next();
     sweep(meter, next, reads, events, |run| {
         let Extent { first, count } = run.extent();
+        let skipped = if matches!(run, Run::Zero(_)) { count } else { 0 };
         match run {
             Run::Zero(extent) => {
                 source.learn_zero(extent)?;
@@ -129,7 +130,7 @@ fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) 
                 })
             })?,
         }
-        Ok(count)
+        Ok(Done { chunks: count, skipped })
     })?;
     Ok(replica.flush()?)
 }
@@ -140,7 +141,7 @@ fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -
     for _ in 0..ROUNDS {
         let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
         let total = suspects.iter().map(|group| source.groups().chunks_of(*group).1 * CHUNK).sum();
-        let meter = Meter::new("compare", vec![Course { total, ..source.compare_course() }]);
+        let meter = Meter::new("compare", vec![Course { total, need: total, ..source.compare_course() }]);
         let queue = Mutex::new(suspects.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         sweep(meter, next, reads, events, |group| {
@@ -149,7 +150,7 @@ fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -
                 chunks.fetch_add(differ, Ordering::Relaxed);
                 again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
             }
-            Ok(source.groups().chunks_of(group).1)
+            Ok(Done { chunks: source.groups().chunks_of(group).1, skipped: 0 })
         })?;
         replica.flush()?;
         let found = chunks.into_inner();
@@ -227,7 +228,7 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     let queue = Mutex::new(0..tree::groups(size));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let disk = first.identity().path.clone();
-    let course = Course { disk, total: size, before: 0, need: Need::Rest, tally: Arc::default() };
+    let course = Course { disk, total: size, before: 0, need: size, tally: Arc::default() };
     let reads = Throttle::unlimited().reads(CancellationToken::new());
     sweep(Meter::new("compare", vec![course]), next, &reads, events, |group| {
         let (one, two) = (leaves(first, size, group)?, leaves(second, size, group)?);
@@ -242,7 +243,7 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
                 places.push(index * CHUNK);
             }
         }
-        Ok(one.len() as u64)
+        Ok(Done { chunks: one.len() as u64, skipped: 0 })
     })?;
     let root = |nodes: &Mutex<GroupNodes>, disk: &dyn ReadAt| {
         let nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -261,19 +262,19 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
 }
 
 /// Runs `work` over what `next` gives, on several threads; begins nothing in a pause. Stops at the first error, and ends
-/// `reads` then: nobody must sleep through it. `work` says how many chunks it has done.
+/// `reads` then: nobody must sleep through it. `work` says what it has done.
 fn sweep<T>(
     mut meter: Meter,
     next: impl Fn() -> Option<T> + Sync,
     reads: &Reads,
     events: &Events,
-    work: impl Fn(T) -> Result<u64> + Sync,
+    work: impl Fn(T) -> Result<Done> + Sync,
 ) -> Result<()> {
-    let done = AtomicU64::new(0);
+    let done = Mutex::new(Done::default());
     let failure = Mutex::new(None);
     let stop = AtomicBool::new(false);
     let mut report = || {
-        let progress = meter.look(reads.are_held(), &[done.load(Ordering::Relaxed) * CHUNK]);
+        let progress = meter.look(reads.are_held(), &[*done.lock().unwrap_or_else(PoisonError::into_inner)]);
         events.tell(Event::Progress(progress));
     };
     let worker = || {
@@ -281,7 +282,11 @@ fn sweep<T>(
             && let Some(item) = next()
         {
             match reads.hold().map_err(anyhow::Error::from).and_then(|()| work(item)) {
-                Ok(chunks) => drop(done.fetch_add(chunks, Ordering::Relaxed)),
+                Ok(more) => {
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.chunks += more.chunks;
+                    done.skipped += more.skipped;
+                }
                 Err(error) => {
                     failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                     stop.store(true, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! How far a phase is, how fast it goes, and how long yet.
 //!
 //! Time left is estimated from *work*, not from position: a disk of which half need not be read is half way when half of
-//! the other half was read. What is work, [`Need`] says. The rate that is carried forward is the one of the last
-//! [`RECENT`] of running time, so a changed limit shows within a minute, and a pause counts as no time at all.
+//! the other half was read and has arrived. [`Course::need`] says how much work there is, [`Gauge`] how fast it is done.
+//! A pause counts as no time at all.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use gantry_wire::limits::CHUNK;
 use serde::{Deserialize, Serialize};
 
 /// "Now" is so long.
@@ -32,12 +33,6 @@ pub struct Tally {
     pub sent: AtomicU64,
     /// Not sent because compression made it smaller.
     pub saved: AtomicU64,
-}
-
-impl Tally {
-    fn read_so_far(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
 }
 
 /// Adds to a count.
@@ -94,13 +89,13 @@ pub struct DiskProgress {
     pub figures: Figures,
 }
 
-/// What takes time in a phase.
-#[derive(Debug, Clone, Copy)]
-pub enum Need {
-    /// Whatever is not done when the phase begins.
-    Rest,
-    /// So many bytes that must be read.
-    Read(u64),
+/// What is done of a disk in a phase, in chunks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Done {
+    /// All that is done, also before the phase began.
+    pub chunks: u64,
+    /// Those of them that took no time in this phase, because nothing had to be read.
+    pub skipped: u64,
 }
 
 /// A disk on its way through a phase.
@@ -109,10 +104,10 @@ pub struct Course {
     pub disk: String,
     /// Bytes of disk in this phase.
     pub total: u64,
-    /// Bytes of disk that are done before it begins.
+    /// Chunks that are done before it begins.
     pub before: u64,
-    /// What takes time.
-    pub need: Need,
+    /// Bytes that take time: neither done before nor skipped.
+    pub need: u64,
     /// Its counts.
     pub tally: Arc<Tally>,
 }
@@ -125,18 +120,15 @@ pub struct Meter {
     last: Duration,
     running: Duration,
     courses: Vec<(Course, Gauge)>,
-    /// What each had read when the phase began.
-    read_before: Vec<u64>,
     sum: Gauge,
 }
 
 impl Meter {
     /// The phase begins now.
     pub fn new(phase: &'static str, courses: Vec<Course>) -> Self {
-        let read_before = courses.iter().map(|course| course.tally.read_so_far()).collect();
         let courses = courses.into_iter().map(|course| (course, Gauge::default())).collect();
         let (began, sum) = (Instant::now(), Gauge::default());
-        Self { phase, began, last: Duration::ZERO, running: Duration::ZERO, courses, read_before, sum }
+        Self { phase, began, last: Duration::ZERO, running: Duration::ZERO, courses, sum }
     }
 
     /// The phase that is watched.
@@ -144,23 +136,23 @@ impl Meter {
         self.phase
     }
 
-    /// How far it is: `done` bytes of each disk.
-    pub fn look(&mut self, paused: bool, done: &[u64]) -> Progress {
+    /// How far it is: what is done of each disk.
+    pub fn look(&mut self, paused: bool, done: &[Done]) -> Progress {
         self.look_at(self.began.elapsed(), paused, done)
     }
 
-    fn look_at(&mut self, now: Duration, paused: bool, done: &[u64]) -> Progress {
+    fn look_at(&mut self, now: Duration, paused: bool, done: &[Done]) -> Progress {
         if !paused {
             self.running += now.saturating_sub(self.last);
         }
         self.last = now;
         let (mut sum, mut work, mut needed) = (Figures::default(), 0, 0);
         let mut disks = Vec::new();
-        for (((course, gauge), before), done) in self.courses.iter_mut().zip(&self.read_before).zip(done) {
+        for ((course, gauge), done) in self.courses.iter_mut().zip(done) {
             let tally = &course.tally;
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             let mut figures = Figures {
-                done: (*done).min(course.total),
+                done: bytes(done.chunks).min(course.total),
                 total: course.total,
                 read: count(&tally.read),
                 skipped: count(&tally.skipped),
@@ -168,15 +160,11 @@ impl Meter {
                 saved: count(&tally.saved),
                 ..Figures::default()
             };
-            let (worked, need) = match course.need {
-                Need::Rest => {
-                    (figures.done.saturating_sub(course.before), course.total.saturating_sub(course.before))
-                }
-                Need::Read(bytes) => (figures.read.saturating_sub(*before).min(bytes), bytes),
-            };
-            gauge.look(self.running, worked, need, &mut figures);
+            let chunks = done.chunks.saturating_sub(course.before).saturating_sub(done.skipped);
+            let worked = bytes(chunks).min(course.need);
+            gauge.look(self.running, worked, course.need, &mut figures);
             work += worked;
-            needed += need;
+            needed += course.need;
             sum.done += figures.done;
             sum.total += figures.total;
             sum.read += figures.read;
@@ -247,6 +235,10 @@ impl Gauge {
     }
 }
 
+fn bytes(chunks: u64) -> u64 {
+    chunks.saturating_mul(CHUNK)
+}
+
 fn per_second(bytes: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { bytes as f64 / time.as_secs_f64() }
 }
@@ -258,6 +250,13 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const TICK: f64 = 0.5;
 
+    /// What an estimate goes by.
+    #[derive(Clone, Copy, PartialEq)]
+    enum By {
+        Work,
+        Position,
+    }
+
     /// A disk of 1000 MiB; a MiB that must be read takes `cost(second)` seconds, a skipped one nothing. Looks every half
     /// second; seconds, share of the time that is over, and the estimate, from 20 % of the time on.
     struct Simulated {
@@ -266,20 +265,21 @@ mod tests {
     }
 
     impl Simulated {
-        fn run(&self, need: Need) -> Vec<(f64, Option<u64>)> {
-            let tally = Arc::new(Tally::default());
-            let course =
-                Course { disk: "a".into(), total: 1000 * MIB, before: 0, need, tally: Arc::clone(&tally) };
+        fn run(&self, by: By) -> Vec<(f64, Option<u64>)> {
+            let skipped = (0..1000).filter(|index| (self.skipped)(*index)).count() as u64;
+            let need = if by == By::Work { (1000 - skipped) * MIB } else { 1000 * MIB };
+            let course = Course { total: 1000 * MIB, need, ..course("a") };
             let mut meter = Meter::new("copy", vec![course]);
             let (mut time, mut tick, mut looks) = (0.0, 0.0, Vec::new());
+            let mut done = Done::default();
             for index in 0..1000 {
                 while tick <= time {
                     let now = Duration::from_secs_f64(tick);
-                    looks.push((tick, meter.look_at(now, false, &[index * MIB]).sum.left));
+                    looks.push((tick, meter.look_at(now, false, &[done]).sum.left));
                     tick += TICK;
                 }
-                let counter = if (self.skipped)(index) { &tally.skipped } else { &tally.read };
-                add(counter, MIB);
+                done.chunks += 1;
+                done.skipped += u64::from((self.skipped)(index) && by == By::Work);
                 time += if (self.skipped)(index) { 0.0 } else { (self.cost)(time) };
             }
             let end = time;
@@ -288,12 +288,12 @@ mod tests {
         }
 
         /// How far off the worst estimate is, as a share of the truth; seconds near the end are not judged by share.
-        fn worst(&self, need: Need) -> f64 {
+        fn worst(&self, by: By) -> f64 {
             let off = |(truth, left): (f64, Option<u64>)| match left {
                 None => f64::INFINITY,
                 Some(left) => ((left as f64 - truth).abs() - 2.0).max(0.0) / truth.max(0.01),
             };
-            self.run(need).into_iter().map(off).fold(0.0, f64::max)
+            self.run(by).into_iter().map(off).fold(0.0, f64::max)
         }
     }
 
@@ -301,32 +301,32 @@ mod tests {
     fn time_left_is_true_within_a_quarter_after_a_fifth() {
         let steady = |_: f64| 0.1;
         let everything = Simulated { skipped: |_| false, cost: steady };
-        assert!(everything.worst(Need::Read(1000 * MIB)) < 0.25);
-        assert!(everything.worst(Need::Rest) < 0.25);
+        assert!(everything.worst(By::Work) < 0.25);
+        assert!(everything.worst(By::Position) < 0.25);
         let halves: [fn(u64) -> bool; 4] =
             [|i| i >= 500, |i| i < 500, |i| i % 2 == 0, |i| (i / 100) % 2 == 0];
         for (case, skipped) in halves.into_iter().enumerate() {
             let simulated = Simulated { skipped, cost: steady };
-            let worst = simulated.worst(Need::Read(500 * MIB));
+            let worst = simulated.worst(By::Work);
             assert!(worst < 0.25, "half skipped, case {case}: {worst}");
         }
         // Uneven seconds around a constant mean.
         let uneven = Simulated { skipped: |i| i >= 500, cost: |time| 0.1 * (1.0 + 0.6 * (time * 2.0).sin()) };
-        assert!(uneven.worst(Need::Read(500 * MIB)) < 0.25);
+        assert!(uneven.worst(By::Work) < 0.25);
     }
 
     #[test]
     fn an_estimate_by_position_would_be_found_out() {
         let simulated = Simulated { skipped: |i| i >= 500, cost: |_| 0.1 };
-        assert!(simulated.worst(Need::Rest) > 0.25, "zeroes at the end");
+        assert!(simulated.worst(By::Position) > 0.25, "zeroes at the end");
         let simulated = Simulated { skipped: |i| i < 500, cost: |_| 0.1 };
-        assert!(simulated.worst(Need::Rest) > 0.25, "zeroes at the beginning");
+        assert!(simulated.worst(By::Position) > 0.25, "zeroes at the beginning");
     }
 
     #[test]
     fn a_changed_pace_shows_within_a_minute() {
         let slower = Simulated { skipped: |_| false, cost: |time| if time < 40.0 { 0.1 } else { 0.4 } };
-        let looks = slower.run(Need::Read(1000 * MIB));
+        let looks = slower.run(By::Work);
         let late = looks.iter().filter(|(truth, _)| *truth < 140.0 && *truth > 20.0);
         for (truth, left) in late {
             let left = left.unwrap() as f64;
@@ -336,36 +336,34 @@ mod tests {
         assert!((left.unwrap() as f64 / truth - 1.0).abs() > 0.25, "before the change nobody can know");
     }
 
-    fn course(disk: &str, need: Need) -> (Course, Arc<Tally>) {
-        let tally = Arc::new(Tally::default());
-        let course =
-            Course { disk: disk.into(), total: 100 * MIB, before: 0, need, tally: Arc::clone(&tally) };
-        (course, tally)
+    fn course(disk: &str) -> Course {
+        Course { disk: disk.into(), total: 100 * MIB, before: 0, need: 100 * MIB, tally: Arc::default() }
+    }
+
+    fn done(chunks: u64) -> Done {
+        Done { chunks, skipped: 0 }
     }
 
     #[test]
     fn a_pause_is_no_time() {
-        let (course, tally) = course("a", Need::Read(100 * MIB));
+        let course = course("a");
+        let tally = Arc::clone(&course.tally);
         let mut meter = Meter::new("full", vec![course]);
         let at = Duration::from_secs;
-        meter.look_at(at(0), false, &[0]);
+        meter.look_at(at(0), false, &[done(0)]);
         for second in 1..=10 {
-            add(&tally.read, MIB);
             add(&tally.sent, MIB / 2);
-            meter.look_at(at(second), false, &[second * MIB]);
+            meter.look_at(at(second), false, &[done(second)]);
         }
         for second in 11..=3610 {
-            meter.look_at(at(second), true, &[10 * MIB]);
+            meter.look_at(at(second), true, &[done(10)]);
         }
-        let paused = meter.look_at(at(3611), true, &[10 * MIB]);
+        let paused = meter.look_at(at(3611), true, &[done(10)]);
         assert!(paused.paused);
-        assert_eq!(
-            (paused.sum.rate, paused.sum.sending, paused.sum.mean, paused.sum.left),
-            (0, 0, MIB, Some(90))
-        );
-        add(&tally.read, MIB);
+        let Figures { rate, sending, mean, left, .. } = paused.sum;
+        assert_eq!((rate, sending, mean, left), (0, 0, MIB, Some(90)));
         add(&tally.sent, MIB / 2);
-        let after = meter.look_at(at(3612), false, &[11 * MIB]);
+        let after = meter.look_at(at(3612), false, &[done(11)]);
         let figures = after.sum;
         assert_eq!((figures.rate, figures.mean, figures.sending), (MIB, MIB, MIB / 2));
         assert_eq!(figures.left, Some(89));
@@ -374,19 +372,19 @@ mod tests {
 
     #[test]
     fn each_disk_has_its_own_figures_and_the_sum_is_all() {
-        let ((one, first), (two, second)) = (course("a", Need::Read(100 * MIB)), course("b", Need::Rest));
+        let (one, two) = (course("a"), course("b"));
+        let second = Arc::clone(&two.tally);
         let mut meter = Meter::new("full", vec![one, two]);
         let at = Duration::from_secs;
-        meter.look_at(at(0), false, &[0, 0]);
+        meter.look_at(at(0), false, &[done(0), done(0)]);
         for i in 1..=50 {
-            add(&first.read, 2 * MIB);
-            meter.look_at(at(i), false, &[2 * i * MIB, 0]);
+            meter.look_at(at(i), false, &[done(2 * i), done(0)]);
         }
-        let half = meter.look_at(at(50), false, &[100 * MIB, 0]);
+        let half = meter.look_at(at(50), false, &[done(100), done(0)]);
         assert_eq!((half.disks[0].figures.left, half.disks[1].figures.left), (Some(0), None));
         assert_eq!(half.sum.left, Some(50));
         add(&second.saved, 7);
-        let later = meter.look_at(at(60), false, &[100 * MIB, 10 * MIB]);
+        let later = meter.look_at(at(60), false, &[done(100), done(10)]);
         assert_eq!((later.disks[0].figures.mean, later.disks[1].figures.mean), (2 * MIB, MIB));
         assert_eq!((later.disks[0].figures.rate, later.disks[1].figures.rate), (0, MIB));
         assert_eq!((later.sum.done, later.sum.total, later.sum.saved), (110 * MIB, 200 * MIB, 7));
@@ -394,20 +392,18 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_no_work() {
-        let (mut course, _) = course("a", Need::Rest);
-        course.before = 60 * MIB;
+        let course = Course { before: 60, need: 40 * MIB, ..course("a") };
         let mut meter = Meter::new("full", vec![course]);
-        meter.look_at(Duration::ZERO, false, &[60 * MIB]);
-        let progress = meter.look_at(Duration::from_secs(10), false, &[80 * MIB]);
+        meter.look_at(Duration::ZERO, false, &[done(60)]);
+        let progress = meter.look_at(Duration::from_secs(10), false, &[done(80)]);
         assert_eq!((progress.sum.rate, progress.sum.left), (2 * MIB, Some(10)));
     }
 
     #[test]
     fn a_gauge_keeps_a_bounded_past() {
-        let (course, _) = course("a", Need::Rest);
-        let mut meter = Meter::new("full", vec![course]);
+        let mut meter = Meter::new("full", vec![course("a")]);
         for tick in 0..100_000 {
-            meter.look_at(Duration::from_millis(tick * 10), false, &[tick]);
+            meter.look_at(Duration::from_millis(tick * 10), false, &[done(tick / 1000)]);
         }
         assert!(meter.sum.samples.len() <= 200, "{}", meter.sum.samples.len());
     }

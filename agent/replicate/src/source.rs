@@ -17,7 +17,7 @@ use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
 use crate::fit::check_fit;
 use crate::groups::GroupNodes;
-use crate::progress::{Course, Need, Tally, add};
+use crate::progress::{Course, Tally, add};
 use crate::report::SourceDiskFacts;
 use crate::stop::Stop;
 use crate::throttle::Reads;
@@ -92,15 +92,21 @@ impl Source {
     /// Its way through a full pass: what is in `done` is done, and what is known to be zero takes no time.
     pub fn full_course(&self, done: &ChunkSet) -> Course {
         let length = |index: u64| CHUNK.min(self.end.size() - index * CHUNK);
-        let of = |want: &dyn Fn(&u64) -> bool| (0..self.chunks()).filter(want).map(length).sum();
-        let need = Need::Read(of(&|index| self.data.contains(*index) && !done.contains(*index)));
-        Course { before: of(&|index| done.contains(*index)), need, ..self.compare_course() }
+        let missing = |index: &u64| self.data.contains(*index) && !done.contains(*index);
+        let need = (0..self.chunks()).filter(missing).map(length).sum();
+        Course { before: done.count(), need, ..self.compare_course() }
+    }
+
+    /// How many of these chunks are known to be zero; none of those behind the end.
+    pub fn zeroes_of(&self, extent: Extent) -> u64 {
+        let stop = extent.first.saturating_add(extent.count).min(self.chunks());
+        (extent.first..stop).filter(|index| !self.data.contains(*index)).count() as u64
     }
 
     /// Its way through a compare pass.
     pub fn compare_course(&self) -> Course {
         let (disk, total) = (self.end.identity().path.clone(), self.end.size());
-        Course { disk, total, before: 0, need: Need::Rest, tally: Arc::clone(&self.tally) }
+        Course { disk, total, before: 0, need: total, tally: Arc::clone(&self.tally) }
     }
 
     /// What was read.
@@ -329,10 +335,12 @@ mod tests {
         let mut done = ChunkSet::new(101);
         assert!(done.insert(4) && done.insert(9));
         let course = source.full_course(&done);
-        assert_eq!((course.total, course.before), (100 * MIB + 4096, 2 * MIB));
-        assert!(matches!(course.need, Need::Read(bytes) if bytes == MIB + 4096), "{:?}", course.need);
+        assert_eq!((course.total, course.before), (100 * MIB + 4096, 2));
+        assert_eq!(course.need, MIB + 4096);
         let none = source.full_course(&ChunkSet::new(101));
-        assert!(matches!(none.need, Need::Read(bytes) if bytes == 2 * MIB + 4096), "{:?}", none.need);
+        assert_eq!(none.need, 2 * MIB + 4096);
+        let zeroes = |first, count| source.zeroes_of(Extent { first, count });
+        assert_eq!((zeroes(2, 4), zeroes(99, u64::MAX), zeroes(u64::MAX, 1)), (2, 1, 0));
         source.learn_zero(Extent { first: 5, count: 90 }).unwrap();
         source.read(3, &reads(), |_, _| Ok(())).unwrap();
         let tally = [&source.tally.skipped, &source.tally.read].map(|count| count.load(Ordering::Relaxed));

@@ -23,7 +23,7 @@ use super::stream::{Stream, claim};
 use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
-use crate::progress::{Course, Meter, Need, Tally, add};
+use crate::progress::{Course, Done, Meter, Tally, add};
 use crate::report::clock;
 
 /// Disk threads of an epoch.
@@ -412,21 +412,21 @@ impl Epoch {
 
     fn meter(&self, kind: PassKind) -> Meter {
         let phase = if kind == PassKind::Full { "full" } else { "compare" };
-        let course = |(disk, tally): (&SessionDisk, &Arc<Tally>)| Course {
-            disk: disk.replica.end().identity().path.clone(),
-            total: disk.source.size,
-            before: if kind == PassKind::Full { disk.known().durable.count() * CHUNK } else { 0 },
-            need: Need::Rest,
-            tally: Arc::clone(tally),
+        let course = |(disk, tally): (&SessionDisk, &Arc<Tally>)| {
+            let before = if kind == PassKind::Full { disk.known().durable.count() } else { 0 };
+            let (total, path) = (disk.source.size, disk.replica.end().identity().path.clone());
+            let need = total.saturating_sub(before * CHUNK);
+            Course { disk: path, total, before, need, tally: Arc::clone(tally) }
         };
         Meter::new(phase, self.disks.iter().zip(&self.tallies).map(course).collect())
     }
 
     fn tell_progress(&mut self, events: &Events) {
         let Some(pass) = &mut self.pass else { return };
-        let done: Vec<u64> = match pass.kind {
-            PassKind::Full => self.disks.iter().map(|d| d.known().durable.count() * CHUNK).collect(),
-            PassKind::Compare => pass.compared.iter().map(|chunks| chunks * CHUNK).collect(),
+        let done = |chunks| Done { chunks, skipped: 0 };
+        let done: Vec<_> = match pass.kind {
+            PassKind::Full => self.disks.iter().map(|d| done(d.known().durable.count())).collect(),
+            PassKind::Compare => pass.compared.iter().map(|chunks| done(*chunks)).collect(),
         };
         events.tell(Event::Progress(pass.meter.look(false, &done)));
     }

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use super::epoch::{PROGRESS_EVERY, Passes, THREADS};
 use super::produce::{SourceDisk, Stamp};
 use crate::event::Event;
-use crate::progress::Meter;
+use crate::progress::{Done, Meter};
 
 /// Groups that are being compared at once.
 const WINDOW: usize = 16;
@@ -61,8 +61,8 @@ pub struct Compare<'a, 'p> {
     unsaid: VecDeque<Message>,
     read: mpsc::Sender<Result<(Place, Rows)>>,
     fail: mpsc::Sender<anyhow::Error>,
-    /// Chunks of groups that were compared, of each disk.
-    compared: Vec<u64>,
+    /// What was compared, of each disk.
+    compared: Vec<Done>,
     /// Chunks that differed.
     differing: u64,
 }
@@ -80,7 +80,7 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
     let (read, mut rows) = mpsc::channel(WINDOW);
     let (fail, mut failed) = mpsc::channel(THREADS);
     let (open, unsaid) = (HashMap::new(), VecDeque::new());
-    let compared = vec![0; disks.len()];
+    let compared = vec![Done::default(); disks.len()];
     let mut meter = Meter::new("compare", disks.iter().map(|disk| disk.source.compare_course()).collect());
     let mut pass = Compare { passes, number, disks, open, unsaid, read, fail, compared, differing: 0 };
     let places = pass.disks.iter().enumerate();
@@ -202,7 +202,7 @@ impl Compare<'_, '_> {
             bail!("an answer about a group that was not asked for");
         };
         let count = self.disk(place.0)?.source.groups().chunks_of(place.1).1;
-        self.compared[usize::from(place.0)] += count;
+        self.compared[usize::from(place.0)].chunks += count;
         if equal {
             return Ok(());
         }

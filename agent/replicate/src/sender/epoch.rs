@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use gantry_wire::limits::{CHUNK, STREAMS};
+use gantry_wire::limits::STREAMS;
 use gantry_wire::message::{DiskState, Extent, Fault, PassKind};
 use gantry_wire::{DiskInfo, Message, Stage, Version};
 use tokio::sync::{Mutex, mpsc};
@@ -21,7 +21,7 @@ use crate::chunkset::ChunkSet;
 use crate::event::Event;
 use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
 use crate::pool::{Pool, Queue};
-use crate::progress::{Meter, add};
+use crate::progress::{Done, Meter, add};
 use crate::report::Report;
 use crate::stop::Stop;
 use crate::throttle::{PIECE, Reads, Throttle};
@@ -319,11 +319,11 @@ impl Passes<'_> {
     /// Sends every chunk that is not durable.
     async fn full(&mut self, states: Vec<DiskState>) -> Result<()> {
         let pass = self.start(PassKind::Full).await?;
-        let mut acked = vec![0; self.disks().len()];
+        let mut acked = vec![Done::default(); self.disks().len()];
         let mut courses = Vec::new();
         for (disk, state) in self.disks().iter().zip(&states) {
             let there = done(disk.source.chunks(), &state.durable);
-            acked[usize::from(state.source)] = there.count();
+            acked[usize::from(state.source)].chunks = there.count();
             courses.push(disk.source.full_course(&there));
         }
         let mut meter = Meter::new("full", courses);
@@ -343,7 +343,10 @@ impl Passes<'_> {
                 message = self.inbox.next() => match message? {
                     Message::Ack { disk, extents, .. } => {
                         let acked = acked.get_mut(usize::from(disk)).context("an acknowledgement of no disk of ours")?;
-                        *acked = extents.iter().map(|extent| extent.count).fold(*acked, u64::saturating_add);
+                        for extent in extents {
+                            acked.chunks = acked.chunks.saturating_add(extent.count);
+                            acked.skipped += self.sender.disks[usize::from(disk)].source.zeroes_of(extent);
+                        }
                     }
                     Message::PassDone { pass: done, .. } if done == pass && produced => {
                         self.progress(&mut meter, &acked);
@@ -394,10 +397,9 @@ impl Passes<'_> {
         })
     }
 
-    /// Tells how far a phase is: chunks done of each disk.
-    pub fn progress(&self, meter: &mut Meter, chunks: &[u64]) {
-        let bytes: Vec<u64> = chunks.iter().map(|chunks| chunks.saturating_mul(CHUNK)).collect();
-        let progress = meter.look(self.sender.options.throttle.is_paused(), &bytes);
+    /// Tells how far a phase is: what is done of each disk.
+    pub fn progress(&self, meter: &mut Meter, done: &[Done]) {
+        let progress = meter.look(self.sender.options.throttle.is_paused(), done);
         self.sender.events.tell(Event::Progress(progress));
     }
 }
