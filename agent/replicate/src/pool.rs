@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// What a thread is given to do.
+pub type Job = Box<dyn FnOnce() + Send>;
 
 /// The pool.
 #[derive(Debug)]
@@ -63,5 +64,10 @@ impl Queue {
     /// Waits for a place in the queue. False if the pool is gone.
     pub async fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
         self.0.send(Box::new(job)).await.is_ok()
+    }
+
+    /// The same in two steps, for who does other things while it waits. Nothing if the pool is gone.
+    pub async fn reserve(&self) -> Option<mpsc::Permit<'_, Job>> {
+        self.0.reserve().await.ok()
     }
 }

@@ -6,11 +6,16 @@ mod lab;
 
 use std::time::Duration;
 
+use gantry_disk::{ImageFile, WriteAt};
+use gantry_replicate::receiver::TargetDisk;
 use gantry_replicate::throttle::{Schedule, Throttle};
 use gantry_replicate::{Event, Progress};
 use lab::*;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 const KIB: u64 = 1 << 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn throttle(wire: &str, read: &str) -> Throttle {
     Throttle::new(wire.parse().unwrap(), read.parse().unwrap())
@@ -25,12 +30,26 @@ fn progress(log: &Log, phase: &str) -> Vec<Progress> {
     told.iter().filter_map(of_phase).collect()
 }
 
-/// Waits until so many more progress events of the full pass were told.
-async fn ticks(log: &Log, count: usize) {
-    let before = progress(log, "full").len();
-    while progress(log, "full").len() < before + count {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Waits until so many more progress events of a phase were told.
+async fn ticks(log: &Log, phase: &str, count: usize) {
+    let before = progress(log, phase).len();
+    let told = async {
+        while progress(log, phase).len() < before + count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("no progress of the {phase} pass is told"));
+}
+
+/// Waits for the second epoch of a sender that goes on.
+async fn second_epoch<T>(log: &Log, sender: &JoinHandle<T>) {
+    let dialled = async {
+        while log.epochs() < 2 {
+            assert!(!sender.is_finished());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, dialled).await.unwrap_or_else(|_| panic!("the lost link was not noticed"));
 }
 
 /// The slowest limit holds, a new one lets go at once: the same test is its own control.
@@ -42,7 +61,7 @@ async fn a_limit_holds_and_can_be_lifted_while_it_runs() {
         let proxy = Proxy::start(receiver.address).await;
         let throttle = if wire { throttle("1K", "none") } else { throttle("none", "1K") };
         let (sender, log) = start_throttled_sender(source(&images.source), proxy.address, &throttle);
-        ticks(&log, 4).await;
+        ticks(&log, "full", 4).await;
         // A piece before the limit bites, and what the control link says.
         assert!(proxy.bytes() < 256 * KIB, "{} bytes crossed", proxy.bytes());
         let told = progress(&log, "full").pop().unwrap().sum;
@@ -130,16 +149,39 @@ async fn a_link_that_breaks_in_a_pause_is_made_anew_and_still_paused() {
     throttle.pause(true);
     quiet(&proxy).await;
     proxy.cut_all();
-    while log.epochs() < 2 {
-        assert!(!sender.is_finished());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    ticks(&log, 2).await;
+    second_epoch(&log, &sender).await;
+    ticks(&log, "full", 2).await;
     assert!(progress(&log, "full").pop().unwrap().paused);
     throttle.pause(false);
     sender.await.unwrap().unwrap();
     receiver.task.await.unwrap().unwrap();
     images.assert_equal();
+}
+
+/// More groups than readers and their queue take: what waits for them must not keep the link and the person waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compare_whose_readers_are_held_still_sees_the_link_break_and_tells_how_far_it_is() {
+    let (groups, folder) = (12, tempfile::tempdir().unwrap());
+    let [from, to] = ["source", "target"].map(|name| folder.path().join(name));
+    for path in [&from, &to] {
+        let image = ImageFile::create(path, groups * 64 * MIB).unwrap();
+        (0..groups).for_each(|group| image.write_at((group * 64 + 9) * MIB, &[7; 4096]).unwrap());
+    }
+    let base = TargetDisk { base: true, ..TargetDisk::usable(target(&to)) };
+    let receiver = start_receiver_on(vec![base], Log::new()).await;
+    let proxy = Proxy::start(receiver.address).await;
+    let throttle = throttle("none", "1K");
+    let (sender, log) = start_throttled_sender(source(&from), proxy.address, &throttle);
+    ticks(&log, "compare", 2).await;
+    throttle.pause(true);
+    ticks(&log, "compare", 2).await;
+    assert!(progress(&log, "compare").pop().unwrap().paused);
+    proxy.cut_all();
+    second_epoch(&log, &sender).await;
+    throttle.read().set(Schedule::default());
+    throttle.pause(false);
+    sender.await.unwrap().unwrap();
+    receiver.task.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::epoch::{PROGRESS_EVERY, Passes, THREADS};
 use super::produce::{SourceDisk, Stamp};
 use crate::event::Event;
+use crate::pool::Job;
 use crate::progress::{Done, Meter};
 
 /// Groups that are being compared at once.
@@ -59,6 +60,9 @@ pub struct Compare<'a, 'p> {
     /// Messages that wait for a place in the outbox: the inbox is read all the same, or two full queues would wait for
     /// each other for ever.
     unsaid: VecDeque<Message>,
+    /// What waits for a reader. In a pause, or under a low limit, the readers stand still for long; the loop must not: it
+    /// is where a lost link is noticed. While more than [`WINDOW`] wait no group is begun.
+    jobs: VecDeque<Job>,
     read: mpsc::Sender<Result<(Place, Rows)>>,
     fail: mpsc::Sender<anyhow::Error>,
     /// What was compared, of each disk.
@@ -79,10 +83,10 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
     let disks = Arc::clone(passes.disks());
     let (read, mut rows) = mpsc::channel(WINDOW);
     let (fail, mut failed) = mpsc::channel(THREADS);
-    let (open, unsaid) = (HashMap::new(), VecDeque::new());
+    let (open, unsaid, jobs) = (HashMap::new(), VecDeque::new(), VecDeque::new());
     let compared = vec![Done::default(); disks.len()];
     let mut meter = Meter::new("compare", disks.iter().map(|disk| disk.source.compare_course()).collect());
-    let mut pass = Compare { passes, number, disks, open, unsaid, read, fail, compared, differing: 0 };
+    let mut pass = Compare { passes, number, disks, open, unsaid, jobs, read, fail, compared, differing: 0 };
     let places = pass.disks.iter().enumerate();
     let places: Vec<(u16, u64)> =
         places.map(|(index, disk)| (index as u16, disk.source.groups().count())).collect();
@@ -93,10 +97,11 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
     loop {
         // In a pause nothing new is begun; the tick looks whether it is over.
         while pass.open.len() < WINDOW
+            && pass.jobs.len() < WINDOW
             && !pass.passes.sender.options.throttle.is_paused()
             && let Some(place) = next
         {
-            pass.begin(place).await?;
+            pass.begin(place)?;
             next = places.next();
         }
         if pass.open.is_empty() && next.is_none() && !ended {
@@ -108,6 +113,13 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
                 let permit = permit?;
                 if let Some(message) = pass.unsaid.pop_front() {
                     permit.send(message);
+                }
+                continue;
+            }
+            place = pass.passes.queue.reserve(), if !pass.jobs.is_empty() => {
+                let place = place.context("the reader threads are gone")?;
+                if let Some(job) = pass.jobs.pop_front() {
+                    place.send(job);
                 }
                 continue;
             }
@@ -129,7 +141,7 @@ pub async fn compare(passes: &mut Passes<'_>) -> Result<u64> {
                 pass.passes.sender.events.tell(Event::PassDone { phase, differing });
                 return Ok(differing);
             }
-            Action::Message(message) => pass.heard(message).await?,
+            Action::Message(message) => pass.heard(message)?,
         }
     }
 }
@@ -140,28 +152,27 @@ impl Compare<'_, '_> {
     }
 
     /// Begins with a group: its node is known, or it is read.
-    async fn begin(&mut self, place: Place) -> Result<()> {
+    fn begin(&mut self, place: Place) -> Result<()> {
         let node = self.disk(place.0)?.source.groups().node(place.1);
         self.open.insert(place, Open::Asked(None));
         match node {
             Some(node) => {
                 let (disk, group) = place;
                 self.unsaid.push_back(Message::Group { pass: self.number, disk, group, node });
-                Ok(())
             }
-            None => self.read_group(place).await,
+            None => self.read_group(place),
         }
+        Ok(())
     }
 
-    async fn read_group(&self, place: Place) -> Result<()> {
+    fn read_group(&mut self, place: Place) {
         let (disks, read, reads) = (Arc::clone(&self.disks), self.read.clone(), self.passes.reads.clone());
         let job = move || {
             let rows = disks[usize::from(place.0)].source.leaves(place.1, &reads);
             // The pass may be over; then nobody needs it.
             drop(read.blocking_send(rows.map(|rows| (place, Arc::new(rows)))));
         };
-        ensure!(self.passes.queue.submit(job).await, "the reader threads are gone");
-        Ok(())
+        self.jobs.push_back(Box::new(job));
     }
 
     /// A group was read.
@@ -181,23 +192,23 @@ impl Compare<'_, '_> {
         Ok(())
     }
 
-    async fn heard(&mut self, message: Message) -> Result<()> {
+    fn heard(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Ack { .. } => Ok(()),
             Message::Compared { pass, disk, group, equal } if pass == self.number => {
-                self.compared((disk, group), equal).await
+                self.compared((disk, group), equal)
             }
             Message::Wanted { pass, disk, group, chunks } if pass == self.number => {
                 self.wanted((disk, group), chunks)
             }
             Message::WantedLeaves { pass, disk, index, leaves } if pass == self.number => {
-                self.wanted_leaves(disk, index, leaves).await
+                self.wanted_leaves(disk, index, leaves)
             }
             other => bail!("message {} in a compare pass", other.tag()),
         }
     }
 
-    async fn compared(&mut self, place: Place, equal: bool) -> Result<()> {
+    fn compared(&mut self, place: Place, equal: bool) -> Result<()> {
         let Some(Open::Asked(rows)) = self.open.remove(&place) else {
             bail!("an answer about a group that was not asked for");
         };
@@ -208,9 +219,10 @@ impl Compare<'_, '_> {
         }
         self.open.insert(place, Open::Differs);
         match rows {
-            Some(rows) => self.read(place, rows),
-            None => self.read_group(place).await,
+            Some(rows) => self.read(place, rows)?,
+            None => self.read_group(place),
         }
+        Ok(())
     }
 
     fn wanted(&mut self, place: Place, chunks: u64) -> Result<()> {
@@ -235,7 +247,7 @@ impl Compare<'_, '_> {
         Ok(())
     }
 
-    async fn wanted_leaves(&mut self, disk: u16, index: u64, leaves: u16) -> Result<()> {
+    fn wanted_leaves(&mut self, disk: u16, index: u64, leaves: u16) -> Result<()> {
         let (place, bit) = ((disk, index / GROUP), 1 << (index % GROUP));
         let Some(Open::Listed(rows, waiting)) = self.open.get_mut(&place) else {
             bail!("an answer about leaves that were not asked for");
@@ -257,7 +269,7 @@ impl Compare<'_, '_> {
                 drop(fail.try_send(error));
             }
         };
-        ensure!(self.passes.queue.submit(job).await, "the reader threads are gone");
+        self.jobs.push_back(Box::new(job));
         Ok(())
     }
 }
