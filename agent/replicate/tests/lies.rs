@@ -293,6 +293,11 @@ fn begun(source: u16, durable: &[(u64, u64)]) -> Vec<Vec<u8>> {
     vec![Message::Begin { epoch: 1, token: [1; 32], full: true, disks }.to_frame()]
 }
 
+fn acked(pass: u32, disk: u16, extents: &[(u64, u64)]) -> Vec<Vec<u8>> {
+    let extents = extents.iter().map(|&(first, count)| Extent { first, count }).collect();
+    one(Message::Ack { pass, disk, extents })
+}
+
 fn one(message: Message) -> Vec<Vec<u8>> {
     vec![message.to_frame()]
 }
@@ -344,6 +349,11 @@ const ANSWERS: &[Answer] = &[
     ("another offer", ASSIGN, false, |_| offered(|_| ()), "expected Begin, not message 4"),
     ("done before it was sent", START, false, |_| one(Message::PassDone { pass: 1, differing: 0 }), "message 13 in a full pass"),
     ("another pass is done", START, false, |_| one(Message::PassDone { pass: 7, differing: 0 }), "message 13 in a full pass"),
+    ("chunks behind the end arrived", START, false, |_| acked(1, 0, &[(CHUNKS, 1)]), "behind its end"),
+    ("a disk without end arrived", START, false, |_| acked(1, 0, &[(1, 1 << 34); 32768]), "behind its end"),
+    ("a chunk arrived twice", START, false, |_| acked(1, 0, &[(0, 4), (3, 1)]), "chunk 3 of"),
+    ("a disk of nobody's arrived", START, false, |_| acked(1, 1, &[(0, 1)]), "an acknowledgement of no disk"),
+    ("chunks of another pass arrived", START, false, |_| acked(2, 0, &[(0, 1)]), "message 12 in a full pass"),
     ("a comparison in a full pass", START, false, |_| vec![compared(0, 0)], "message 25 in a full pass"),
     ("an answer about no group", GROUP, false, |_| vec![compared(9, 0)], "a group that was not asked for"),
     ("an answer about no disk", GROUP, false, |_| vec![compared(0, 4)], "a group that was not asked for"),

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::arrived::Arrived;
 use super::compare::compare;
 use super::produce::{Frame, SourceDisk, Stamp};
 use super::{Sender, is_final, map, resolve};
@@ -319,14 +320,14 @@ impl Passes<'_> {
     /// Sends every chunk that is not durable.
     async fn full(&mut self, states: Vec<DiskState>) -> Result<()> {
         let pass = self.start(PassKind::Full).await?;
-        let mut acked = vec![Done::default(); self.disks().len()];
-        let mut courses = Vec::new();
+        let (mut arrived, mut courses) = (Vec::new(), Vec::new());
         for (disk, state) in self.disks().iter().zip(&states) {
             let there = done(disk.source.chunks(), &state.durable);
-            acked[usize::from(state.source)].chunks = there.count();
             courses.push(disk.source.full_course(&there));
+            arrived.push(Arrived::new(there));
         }
         let mut meter = Meter::new("full", courses);
+        let done_of = |arrived: &[Arrived]| arrived.iter().map(Arrived::done).collect::<Vec<_>>();
         let (fail, mut failed) = mpsc::channel(THREADS);
         let mut producing = AbortOnDropHandle::new(self.spawn_producer(pass, states, fail));
         let mut produced = false;
@@ -341,21 +342,18 @@ impl Passes<'_> {
                 Some(error) = failed.recv() => return Err(error),
                 Some(error) = self.streams.failed.recv() => return Err(error),
                 message = self.inbox.next() => match message? {
-                    Message::Ack { disk, extents, .. } => {
-                        let acked = acked.get_mut(usize::from(disk)).context("an acknowledgement of no disk of ours")?;
-                        for extent in extents {
-                            acked.chunks = acked.chunks.saturating_add(extent.count);
-                            acked.skipped += self.sender.disks[usize::from(disk)].source.zeroes_of(extent);
-                        }
+                    Message::Ack { pass: of, disk, extents } if of == pass => {
+                        let arrived = arrived.get_mut(usize::from(disk)).context("an acknowledgement of no disk of ours")?;
+                        arrived.acknowledge(&self.disks()[usize::from(disk)].source, &extents)?;
                     }
                     Message::PassDone { pass: done, .. } if done == pass && produced => {
-                        self.progress(&mut meter, &acked);
+                        self.progress(&mut meter, &done_of(&arrived));
                         self.sender.events.tell(Event::PassDone { phase: "full", differing: 0 });
                         return Ok(());
                     }
                     other => bail!("message {} in a full pass", other.tag()),
                 },
-                _ = tick.tick() => self.progress(&mut meter, &acked),
+                _ = tick.tick() => self.progress(&mut meter, &done_of(&arrived)),
             }
         }
     }

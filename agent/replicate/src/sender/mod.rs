@@ -1,5 +1,6 @@
 //! The sending end: dials, pairs, runs passes, and holds the source until the commit is acknowledged.
 
+mod arrived;
 mod compare;
 mod epoch;
 mod map;
