@@ -27,6 +27,7 @@ pub mod peek;
 pub mod pending;
 pub mod relation;
 pub mod roots;
+pub mod schedule;
 pub mod size;
 pub mod survey;
 pub mod table;

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use gantry_replicate::throttle::Schedule;
+use gantry_disk::schedule::Schedule;
 
 /// What the machine is in the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::schedule::Rate;
+use gantry_disk::schedule::Rate;
 
 /// Seconds of its rate that a bucket saves up while nobody takes: enough to make up for a late wake-up, and 2 % over ten
 /// seconds.

@@ -16,6 +16,8 @@ use std::str::FromStr;
 const LEAST: u64 = 1 << 10;
 /// The fastest rate, far beyond any disk: what is multiplied with it stays within 64 bits.
 const MOST: u64 = 1 << 44;
+/// The most windows: two an hour. What a schedule is written as stays short, whoever wrote it.
+const WINDOWS: usize = 48;
 /// Minutes of a day.
 const DAY: u16 = 24 * 60;
 const UNITS: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
@@ -147,7 +149,6 @@ impl FromStr for Schedule {
             return Ok(Self { windows: Vec::new(), otherwise: limit(text)? });
         }
         let (mut schedule, mut otherwise) = (Self::default(), None);
-        // Bounded whatever the text: a window that takes no minute of its own is refused.
         for part in text.split(',') {
             let Some((when, rate)) = part.split_once('=') else {
                 return Err(BadLimit(format!("'{part}' is no window: write HH:MM-HH:MM=RATE or else=RATE")));
@@ -158,6 +159,9 @@ impl FromStr for Schedule {
                     return Err(BadLimit("'else' is given twice".to_owned()));
                 }
                 continue;
+            }
+            if schedule.windows.len() == WINDOWS {
+                return Err(BadLimit(format!("'{when}' is one window too many: {WINDOWS} are the most")));
             }
             let new = window(when, limit)?;
             let clash =
@@ -260,6 +264,20 @@ mod tests {
     fn a_time_that_no_window_names_has_no_limit_unless_said() {
         let schedule: Schedule = "08:00-18:00=20M".parse().unwrap();
         assert_eq!((schedule.at(0), schedule.at(600).unwrap().to_string().as_str()), (None, "20M"));
+    }
+
+    #[test]
+    fn so_many_windows_and_no_more() {
+        let windows = |count: u16| {
+            let window = |i: u16| {
+                format!("{:02}:{:02}-{:02}:{:02}=17592186044415,", i / 60, i % 60, (i + 1) / 60, (i + 1) % 60)
+            };
+            (0..count).map(window).collect::<String>() + "else=17592186044415"
+        };
+        let most: Schedule = windows(48).parse().unwrap();
+        assert!(most.to_string().len() < 2048, "{} bytes", most.to_string().len());
+        let error = windows(49).parse::<Schedule>().unwrap_err().to_string();
+        assert!(error.contains("00:48-00:49") && error.contains("48 are the most"), "{error}");
     }
 
     #[test]
