@@ -18,6 +18,7 @@ pub mod chunkset;
 pub mod commit;
 pub mod event;
 mod fit;
+mod gauge;
 pub mod groups;
 pub mod link;
 pub mod local;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::{Label, LabelStage};
-use gantry_disk::{BadSectors, DiskError, Geometry, ReadAt, WriteAt};
+use gantry_disk::{BadSectors, Geometry, ReadAt, WriteAt};
 use gantry_wire::Extent;
 use gantry_wire::limits::{CHUNK, GROUP};
 use gantry_wire::tree::{self, Hash, Leaves};
@@ -111,14 +111,14 @@ fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) 
     let meter = Meter::new("copy", vec![source.full_course(&none)]);
     let runs = Mutex::new(source.runs(none));
     let next = || runs.lock().unwrap_or_else(PoisonError::into_inner).next();
-    sweep(meter, next, reads, events, |run| {
+    sweep(meter, next, reads, events, |run, tell| {
         let Extent { first, count } = run.extent();
-        let skipped = if matches!(run, Run::Zero(_)) { count } else { 0 };
         match run {
             Run::Zero(extent) => {
                 source.learn_zero(extent)?;
                 let stop = ((first + count) * CHUNK).min(source.end().size());
                 replica.zero_at(first * CHUNK, stop - first * CHUNK)?;
+                tell(Done { chunks: count, skipped: count });
             }
             Run::Data(_) => (first..first + count).try_for_each(|index| {
                 source.read(index, reads, |bytes, _| {
@@ -126,11 +126,12 @@ fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) 
                         true => replica.zero_at(index * CHUNK, bytes.len() as u64)?,
                         false => replica.write_at(index * CHUNK, bytes)?,
                     }
+                    tell(Done { chunks: 1, skipped: 0 });
                     Ok(())
                 })
             })?,
         }
-        Ok(Done { chunks: count, skipped })
+        Ok(())
     })?;
     Ok(replica.flush()?)
 }
@@ -141,16 +142,18 @@ fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -
     for _ in 0..ROUNDS {
         let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
         let total = suspects.iter().map(|group| source.groups().chunks_of(*group).1 * CHUNK).sum();
-        let meter = Meter::new("compare", vec![Course { total, need: total, ..source.compare_course() }]);
+        let meter =
+            Meter::new("compare", vec![Course { total, need: Some(total), ..source.compare_course() }]);
         let queue = Mutex::new(suspects.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        sweep(meter, next, reads, events, |group| {
+        sweep(meter, next, reads, events, |group, tell| {
             let differ = compare_group(source, replica, group, reads)?;
             if differ > 0 {
                 chunks.fetch_add(differ, Ordering::Relaxed);
                 again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
             }
-            Ok(Done { chunks: source.groups().chunks_of(group).1, skipped: 0 })
+            tell(Done { chunks: source.groups().chunks_of(group).1, skipped: 0 });
+            Ok(())
         })?;
         replica.flush()?;
         let found = chunks.into_inner();
@@ -166,7 +169,7 @@ fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -
 
 /// Reads a group of the target back; writes the leaves again that differ. The number of chunks that had such.
 fn compare_group(source: &Source, replica: &Replica, group: u64, reads: &Reads) -> Result<u64> {
-    let ours = leaves(replica, source.end().size(), group)?;
+    let ours = leaves(replica, source.end().size(), group, reads)?;
     if source.groups().node(group) == Some(node_of(&ours)) {
         return Ok(0);
     }
@@ -186,10 +189,11 @@ fn compare_group(source: &Source, replica: &Replica, group: u64, reads: &Reads) 
     Ok(chunks)
 }
 
-/// Reads a group of a disk of which the first `size` bytes count; the leaves of its chunks.
-fn leaves(disk: &(impl ReadAt + ?Sized), size: u64, group: u64) -> Result<Vec<Leaves>, DiskError> {
+/// Reads a group of a disk of which the first `size` bytes count; the leaves of its chunks. Stands still in a pause.
+fn leaves(disk: &(impl ReadAt + ?Sized), size: u64, group: u64, reads: &Reads) -> Result<Vec<Leaves>> {
     let stop = tree::chunks(size).min((group + 1) * GROUP);
     let read = |index: u64| {
+        reads.hold()?;
         with_buffer(CHUNK.min(size - index * CHUNK) as usize, |bytes| {
             disk.read_at(index * CHUNK, bytes)?;
             Ok(tree::leaves(bytes))
@@ -228,10 +232,10 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     let queue = Mutex::new(0..tree::groups(size));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let disk = first.identity().path.clone();
-    let course = Course { disk, total: size, before: 0, need: size, tally: Arc::default() };
+    let course = Course { disk, total: size, before: 0, need: Some(size), tally: Arc::default() };
     let reads = Throttle::unlimited().reads(CancellationToken::new());
-    sweep(Meter::new("compare", vec![course]), next, &reads, events, |group| {
-        let (one, two) = (leaves(first, size, group)?, leaves(second, size, group)?);
+    sweep(Meter::new("compare", vec![course]), next, &reads, events, |group, tell| {
+        let (one, two) = (leaves(first, size, group, &reads)?, leaves(second, size, group, &reads)?);
         for (nodes, leaves) in nodes.iter().zip([&one, &two]) {
             nodes.lock().unwrap_or_else(PoisonError::into_inner).set(group, node_of(leaves));
         }
@@ -243,7 +247,8 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
                 places.push(index * CHUNK);
             }
         }
-        Ok(Done { chunks: one.len() as u64, skipped: 0 })
+        tell(Done { chunks: one.len() as u64, skipped: 0 });
+        Ok(())
     })?;
     let root = |nodes: &Mutex<GroupNodes>, disk: &dyn ReadAt| {
         let nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,13 +267,13 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
 }
 
 /// Runs `work` over what `next` gives, on several threads; begins nothing in a pause. Stops at the first error, and ends
-/// `reads` then: nobody must sleep through it. `work` says what it has done.
+/// `reads` then: nobody must sleep through it. `work` tells what it has done.
 fn sweep<T>(
     mut meter: Meter,
     next: impl Fn() -> Option<T> + Sync,
     reads: &Reads,
     events: &Events,
-    work: impl Fn(T) -> Result<Done> + Sync,
+    work: impl Fn(T, &dyn Fn(Done)) -> Result<()> + Sync,
 ) -> Result<()> {
     let done = Mutex::new(Done::default());
     let failure = Mutex::new(None);
@@ -277,21 +282,19 @@ fn sweep<T>(
         let progress = meter.look(reads.are_held(), &[*done.lock().unwrap_or_else(PoisonError::into_inner)]);
         events.tell(Event::Progress(progress));
     };
+    let tell = |more: Done| {
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.chunks += more.chunks;
+        done.skipped += more.skipped;
+    };
     let worker = || {
         while !stop.load(Ordering::Relaxed)
             && let Some(item) = next()
         {
-            match reads.hold().map_err(anyhow::Error::from).and_then(|()| work(item)) {
-                Ok(more) => {
-                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                    done.chunks += more.chunks;
-                    done.skipped += more.skipped;
-                }
-                Err(error) => {
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    stop.store(true, Ordering::Relaxed);
-                    reads.end();
-                }
+            if let Err(error) = reads.hold().map_err(anyhow::Error::from).and_then(|()| work(item, &tell)) {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                stop.store(true, Ordering::Relaxed);
+                reads.end();
             }
         }
     };

@@ -5,7 +5,6 @@
 //! A pause counts as no time at all.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,14 +12,7 @@ use std::time::{Duration, Instant};
 use gantry_wire::limits::CHUNK;
 use serde::{Deserialize, Serialize};
 
-/// "Now" is so long.
-const NOW: Duration = Duration::from_secs(5);
-/// The part of the past that time left is estimated from.
-const RECENT: Duration = Duration::from_secs(60);
-/// Less running time than this says nothing about what is to come.
-const LEAST: Duration = Duration::from_secs(2);
-/// Samples are taken no closer than this, so that a gauge keeps few whoever looks however often.
-const SAMPLE: Duration = Duration::from_millis(400);
+use crate::gauge::Gauge;
 
 /// What has happened to a disk in this process, in bytes; whoever does it counts it.
 #[derive(Debug, Default)]
@@ -106,8 +98,8 @@ pub struct Course {
     pub total: u64,
     /// Chunks that are done before it begins.
     pub before: u64,
-    /// Bytes that take time: neither done before nor skipped.
-    pub need: u64,
+    /// Bytes that take time: neither done before nor skipped. None where this end cannot know.
+    pub need: Option<u64>,
     /// Its counts.
     pub tally: Arc<Tally>,
 }
@@ -146,7 +138,7 @@ impl Meter {
             self.running += now.saturating_sub(self.last);
         }
         self.last = now;
-        let (mut sum, mut work, mut needed) = (Figures::default(), 0, 0);
+        let (mut sum, mut work, mut needed) = (Figures::default(), 0, Some(0));
         let mut disks = Vec::new();
         for ((course, gauge), done) in self.courses.iter_mut().zip(done) {
             let tally = &course.tally;
@@ -161,10 +153,10 @@ impl Meter {
                 ..Figures::default()
             };
             let chunks = done.chunks.saturating_sub(course.before).saturating_sub(done.skipped);
-            let worked = bytes(chunks).min(course.need);
+            let worked = bytes(chunks).min(course.need.unwrap_or(course.total));
             gauge.look(self.running, worked, course.need, &mut figures);
             work += worked;
-            needed += course.need;
+            needed = needed.zip(course.need).map(|(all, need)| all + need);
             sum.done += figures.done;
             sum.total += figures.total;
             sum.read += figures.read;
@@ -184,63 +176,8 @@ impl Meter {
     }
 }
 
-/// Running time, work done and bytes sent until then.
-type Sample = (Duration, u64, u64);
-
-/// The recent past of a disk, or of all.
-#[derive(Default)]
-struct Gauge {
-    samples: VecDeque<Sample>,
-    /// The last look before the first work, and the one that saw the last.
-    span: Option<(Duration, Duration)>,
-    last: Sample,
-}
-
-impl Gauge {
-    /// Adds a sample; fills in rates and time left.
-    fn look(&mut self, now: Duration, work: u64, needed: u64, figures: &mut Figures) {
-        let sample = (now, work, figures.sent);
-        if work > self.last.1 || (work > 0 && work < needed) {
-            let since = self.span.map_or(self.last.0, |(since, _)| since);
-            self.span = Some((since, now));
-        }
-        self.last = sample;
-        if self.samples.back().is_none_or(|(at, ..)| now.saturating_sub(*at) >= SAMPLE) {
-            self.samples.push_back(sample);
-        }
-        while self.samples.get(1).is_some_and(|(at, ..)| now.saturating_sub(*at) >= RECENT) {
-            self.samples.pop_front();
-        }
-        let (rate, sending) = self.since(NOW, sample);
-        (figures.rate, figures.sending) = (rate as u64, sending as u64);
-        if let Some((since, until)) = self.span {
-            figures.mean = per_second(work, until.saturating_sub(since)) as u64;
-        }
-        let (recent, _) = self.since(RECENT, sample);
-        let left = needed.saturating_sub(work);
-        figures.left = match () {
-            () if left == 0 => Some(0),
-            () if now < LEAST || recent < 1.0 => None,
-            () => Some((left as f64 / recent).round() as u64),
-        };
-    }
-
-    /// Work and bytes sent a second since the newest sample that is at least so old, or the oldest.
-    fn since(&self, age: Duration, (now, work, sent): Sample) -> (f64, f64) {
-        let old = |(at, ..): &&Sample| now.saturating_sub(*at) >= age;
-        let from = self.samples.iter().rev().find(old).or_else(|| self.samples.front());
-        let (at, before, sent_before) = from.copied().unwrap_or_default();
-        let time = now.saturating_sub(at);
-        (per_second(work.saturating_sub(before), time), per_second(sent.saturating_sub(sent_before), time))
-    }
-}
-
 fn bytes(chunks: u64) -> u64 {
     chunks.saturating_mul(CHUNK)
-}
-
-fn per_second(bytes: u64, time: Duration) -> f64 {
-    if time.is_zero() { 0.0 } else { bytes as f64 / time.as_secs_f64() }
 }
 
 #[cfg(test)]
@@ -257,30 +194,37 @@ mod tests {
         Position,
     }
 
-    /// A disk of 1000 MiB; a MiB that must be read takes `cost(second)` seconds, a skipped one nothing. Looks every half
-    /// second; seconds, share of the time that is over, and the estimate, from 20 % of the time on.
+    /// A disk of 1000 MiB; a MiB that must be read takes `cost(second)` seconds, a skipped one nothing; they arrive in steps
+    /// of so many MiB. Looks every half second; seconds to the end and the estimate, from 20 % of the time on.
+    #[derive(Clone, Copy)]
     struct Simulated {
         skipped: fn(u64) -> bool,
         cost: fn(f64) -> f64,
+        step: u64,
     }
+
+    const EVEN: Simulated = Simulated { skipped: |_| false, cost: |_| 0.1, step: 1 };
 
     impl Simulated {
         fn run(&self, by: By) -> Vec<(f64, Option<u64>)> {
             let skipped = (0..1000).filter(|index| (self.skipped)(*index)).count() as u64;
-            let need = if by == By::Work { (1000 - skipped) * MIB } else { 1000 * MIB };
-            let course = Course { total: 1000 * MIB, need, ..course("a") };
+            let need = if by == By::Work { 1000 - skipped } else { 1000 } * MIB;
+            let course = Course { total: 1000 * MIB, need: Some(need), ..course("a") };
             let mut meter = Meter::new("copy", vec![course]);
             let (mut time, mut tick, mut looks) = (0.0, 0.0, Vec::new());
-            let mut done = Done::default();
+            let (mut done, mut arrived) = (Done::default(), Done::default());
             for index in 0..1000 {
                 while tick <= time {
                     let now = Duration::from_secs_f64(tick);
-                    looks.push((tick, meter.look_at(now, false, &[done]).sum.left));
+                    looks.push((tick, meter.look_at(now, false, &[arrived]).sum.left));
                     tick += TICK;
                 }
                 done.chunks += 1;
                 done.skipped += u64::from((self.skipped)(index) && by == By::Work);
                 time += if (self.skipped)(index) { 0.0 } else { (self.cost)(time) };
+                if done.chunks.is_multiple_of(self.step) {
+                    arrived = done;
+                }
             }
             let end = time;
             looks.retain(|(at, _)| *at >= 0.2 * end);
@@ -289,9 +233,10 @@ mod tests {
 
         /// How far off the worst estimate is, as a share of the truth; seconds near the end are not judged by share.
         fn worst(&self, by: By) -> f64 {
+            let slack = 2.0 * (self.cost)(0.0).max(1.0);
             let off = |(truth, left): (f64, Option<u64>)| match left {
                 None => f64::INFINITY,
-                Some(left) => ((left as f64 - truth).abs() - 2.0).max(0.0) / truth.max(0.01),
+                Some(left) => ((left as f64 - truth).abs() - slack).max(0.0) / truth.max(0.01),
             };
             self.run(by).into_iter().map(off).fold(0.0, f64::max)
         }
@@ -299,33 +244,65 @@ mod tests {
 
     #[test]
     fn time_left_is_true_within_a_quarter_after_a_fifth() {
-        let steady = |_: f64| 0.1;
-        let everything = Simulated { skipped: |_| false, cost: steady };
-        assert!(everything.worst(By::Work) < 0.25);
-        assert!(everything.worst(By::Position) < 0.25);
+        assert!(EVEN.worst(By::Work) < 0.25);
+        assert!(EVEN.worst(By::Position) < 0.25);
         let halves: [fn(u64) -> bool; 4] =
             [|i| i >= 500, |i| i < 500, |i| i % 2 == 0, |i| (i / 100) % 2 == 0];
         for (case, skipped) in halves.into_iter().enumerate() {
-            let simulated = Simulated { skipped, cost: steady };
-            let worst = simulated.worst(By::Work);
+            let worst = Simulated { skipped, ..EVEN }.worst(By::Work);
             assert!(worst < 0.25, "half skipped, case {case}: {worst}");
         }
         // Uneven seconds around a constant mean.
-        let uneven = Simulated { skipped: |i| i >= 500, cost: |time| 0.1 * (1.0 + 0.6 * (time * 2.0).sin()) };
+        let uneven = Simulated { cost: |time| 0.1 * (1.0 + 0.6 * (time * 2.0).sin()), ..EVEN };
         assert!(uneven.worst(By::Work) < 0.25);
     }
 
     #[test]
     fn an_estimate_by_position_would_be_found_out() {
-        let simulated = Simulated { skipped: |i| i >= 500, cost: |_| 0.1 };
-        assert!(simulated.worst(By::Position) > 0.25, "zeroes at the end");
-        let simulated = Simulated { skipped: |i| i < 500, cost: |_| 0.1 };
-        assert!(simulated.worst(By::Position) > 0.25, "zeroes at the beginning");
+        let behind = Simulated { skipped: |i| i >= 500, ..EVEN };
+        assert!(behind.worst(By::Position) > 0.25, "zeroes at the end");
+        let between = Simulated { skipped: |i| (i / 250) % 2 == 0, ..EVEN };
+        assert!(between.worst(By::Position) > 0.25, "zeroes in between");
+    }
+
+    /// Under a limit groups arrive together, with minutes in between: a rate of the last minute would be nothing, and now
+    /// and then four times too much.
+    #[test]
+    fn steps_that_are_minutes_apart_give_a_rate_and_a_time_all_the_same() {
+        let slow = Simulated { cost: |_| 4.0, step: 64, ..EVEN };
+        assert!(slow.worst(By::Work) < 0.25, "{}", slow.worst(By::Work));
+        let mut meter = Meter::new("compare", vec![course("a")]);
+        let look = |meter: &mut Meter, second| {
+            meter.look_at(Duration::from_secs(second), false, &[done(second / 100 * 10)]).sum
+        };
+        for second in 0..=250 {
+            look(&mut meter, second);
+        }
+        let between = look(&mut meter, 260);
+        assert_eq!((between.rate, between.mean, between.left), (MIB / 10, 10 * MIB / 160, Some(740)));
+        // A step that does not come: slower and slower, and the time left grows.
+        let mut stalled = |second| meter.look_at(Duration::from_secs(second), false, &[done(20)]).sum;
+        let (soon, late) = (stalled(600), stalled(3600));
+        assert!(soon.rate < MIB / 20 && late.rate < soon.rate && late.left > soon.left, "{soon:?} {late:?}");
+    }
+
+    #[test]
+    fn an_end_that_does_not_know_the_work_tells_no_time() {
+        let course = Course { need: None, ..course("a") };
+        let mut meter = Meter::new("full", vec![course]);
+        let look = |meter: &mut Meter, second| {
+            meter.look_at(Duration::from_secs(second), false, &[done(second)]).sum
+        };
+        for second in 0..=10 {
+            look(&mut meter, second);
+        }
+        let figures = look(&mut meter, 11);
+        assert_eq!((figures.rate, figures.mean, figures.left), (MIB, MIB, None));
     }
 
     #[test]
     fn a_changed_pace_shows_within_a_minute() {
-        let slower = Simulated { skipped: |_| false, cost: |time| if time < 40.0 { 0.1 } else { 0.4 } };
+        let slower = Simulated { cost: |time| if time < 40.0 { 0.1 } else { 0.4 }, ..EVEN };
         let looks = slower.run(By::Work);
         let late = looks.iter().filter(|(truth, _)| *truth < 140.0 && *truth > 20.0);
         for (truth, left) in late {
@@ -337,7 +314,13 @@ mod tests {
     }
 
     fn course(disk: &str) -> Course {
-        Course { disk: disk.into(), total: 100 * MIB, before: 0, need: 100 * MIB, tally: Arc::default() }
+        Course {
+            disk: disk.into(),
+            total: 100 * MIB,
+            before: 0,
+            need: Some(100 * MIB),
+            tally: Arc::default(),
+        }
     }
 
     fn done(chunks: u64) -> Done {
@@ -384,6 +367,7 @@ mod tests {
         assert_eq!((half.disks[0].figures.left, half.disks[1].figures.left), (Some(0), None));
         assert_eq!(half.sum.left, Some(50));
         add(&second.saved, 7);
+        (51..60).for_each(|i| drop(meter.look_at(at(i), false, &[done(100), done(i - 50)])));
         let later = meter.look_at(at(60), false, &[done(100), done(10)]);
         assert_eq!((later.disks[0].figures.mean, later.disks[1].figures.mean), (2 * MIB, MIB));
         assert_eq!((later.disks[0].figures.rate, later.disks[1].figures.rate), (0, MIB));
@@ -392,19 +376,10 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_no_work() {
-        let course = Course { before: 60, need: 40 * MIB, ..course("a") };
+        let course = Course { before: 60, need: Some(40 * MIB), ..course("a") };
         let mut meter = Meter::new("full", vec![course]);
         meter.look_at(Duration::ZERO, false, &[done(60)]);
         let progress = meter.look_at(Duration::from_secs(10), false, &[done(80)]);
         assert_eq!((progress.sum.rate, progress.sum.left), (2 * MIB, Some(10)));
-    }
-
-    #[test]
-    fn a_gauge_keeps_a_bounded_past() {
-        let mut meter = Meter::new("full", vec![course("a")]);
-        for tick in 0..100_000 {
-            meter.look_at(Duration::from_millis(tick * 10), false, &[done(tick / 1000)]);
-        }
-        assert!(meter.sum.samples.len() <= 200, "{}", meter.sum.samples.len());
     }
 }

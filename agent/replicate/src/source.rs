@@ -94,7 +94,7 @@ impl Source {
         let length = |index: u64| CHUNK.min(self.end.size() - index * CHUNK);
         let missing = |index: &u64| self.data.contains(*index) && !done.contains(*index);
         let need = (0..self.chunks()).filter(missing).map(length).sum();
-        Course { before: done.count(), need, ..self.compare_course() }
+        Course { before: done.count(), need: Some(need), ..self.compare_course() }
     }
 
     /// How many of these chunks, which lie on the disk, are known to be zero.
@@ -106,7 +106,7 @@ impl Source {
     /// Its way through a compare pass.
     pub fn compare_course(&self) -> Course {
         let (disk, total) = (self.end.identity().path.clone(), self.end.size());
-        Course { disk, total, before: 0, need: total, tally: Arc::clone(&self.tally) }
+        Course { disk, total, before: 0, need: Some(total), tally: Arc::clone(&self.tally) }
     }
 
     /// What was read.
@@ -336,9 +336,9 @@ mod tests {
         assert!(done.insert(4) && done.insert(9));
         let course = source.full_course(&done);
         assert_eq!((course.total, course.before), (100 * MIB + 4096, 2));
-        assert_eq!(course.need, MIB + 4096);
+        assert_eq!(course.need, Some(MIB + 4096));
         let none = source.full_course(&ChunkSet::new(101));
-        assert_eq!(none.need, 2 * MIB + 4096);
+        assert_eq!(none.need, Some(2 * MIB + 4096));
         let zeroes = |first, count| source.zeroes_of(Extent { first, count });
         assert_eq!((zeroes(2, 4), zeroes(99, 2)), (2, 1));
         source.learn_zero(Extent { first: 5, count: 90 }).unwrap();

@@ -4,9 +4,12 @@
 
 mod lab;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gantry_disk::{ImageFile, WriteAt};
+use gantry_disk::{BadSectors, Geometry, Identity, ImageFile, ReadAt, SectorSize, WriteAt};
+use gantry_replicate::local::{CopyOptions, copy};
 use gantry_replicate::receiver::TargetDisk;
 use gantry_replicate::throttle::{Schedule, Throttle};
 use gantry_replicate::{Event, Progress};
@@ -156,6 +159,8 @@ async fn a_link_that_breaks_in_a_pause_is_made_anew_and_still_paused() {
     sender.await.unwrap().unwrap();
     receiver.task.await.unwrap().unwrap();
     images.assert_equal();
+    let written: Vec<u64> = progress(&receiver.log, "full").iter().map(|told| told.sum.sent).collect();
+    assert!(written.is_sorted() && written[0] < written[written.len() - 1], "in this process: {written:?}");
 }
 
 /// More groups than readers and their queue take: what waits for them must not keep the link and the person waiting.
@@ -184,6 +189,71 @@ async fn a_compare_whose_readers_are_held_still_sees_the_link_break_and_tells_ho
     receiver.task.await.unwrap().unwrap();
 }
 
+/// A target that pauses the copy when its first chunk is read back, and counts the chunks that are.
+struct Pausing {
+    image: ImageFile,
+    throttle: Throttle,
+    chunks: AtomicU64,
+}
+
+impl Geometry for Pausing {
+    fn size(&self) -> u64 {
+        self.image.size()
+    }
+    fn sector_size(&self) -> SectorSize {
+        self.image.sector_size()
+    }
+    fn identity(&self) -> &Identity {
+        self.image.identity()
+    }
+}
+
+impl ReadAt for Pausing {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> gantry_disk::Result<()> {
+        if buffer.len() as u64 == MIB && self.chunks.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.throttle.pause(true);
+        }
+        self.image.read_at(offset, buffer)
+    }
+}
+
+impl WriteAt for Pausing {
+    fn write_at(&self, offset: u64, data: &[u8]) -> gantry_disk::Result<()> {
+        self.image.write_at(offset, data)
+    }
+    fn zero_at(&self, offset: u64, length: u64) -> gantry_disk::Result<()> {
+        self.image.zero_at(offset, length)
+    }
+    fn flush(&self) -> gantry_disk::Result<()> {
+        self.image.flush()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_a_copy_in_the_middle_of_a_group_that_it_reads_back() {
+    let images = Images::new(200 * MIB, 200 * MIB, 12);
+    let throttle = Throttle::unlimited();
+    let image = ImageFile::open_target(&images.target).unwrap();
+    let end = Arc::new(Pausing { image, throttle: throttle.clone(), chunks: AtomicU64::new(0) });
+    let options = CopyOptions {
+        base: false,
+        bad_sectors: BadSectors::Stop,
+        throttle: throttle.clone(),
+        software: String::new(),
+    };
+    let (from, to, (log, events)) = (source(&images.source), end.clone(), Log::new());
+    let copying = tokio::task::spawn_blocking(move || copy(from, to, &options, &NoRepair, &events));
+    log.wait(|event| matches!(event, Event::Progress(told) if told.paused).then_some(())).await;
+    ticks(&log, "compare", 2).await;
+    // A chunk that was begun by each of four threads, and one that had been let through.
+    let chunks = end.chunks.load(Ordering::Relaxed);
+    assert!(chunks <= 8, "{chunks} chunks were read in the pause");
+    throttle.pause(false);
+    copying.await.unwrap().unwrap();
+    images.assert_equal();
+    assert!(end.chunks.load(Ordering::Relaxed) > 190, "all of it was read back");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_counts_what_was_read_sent_and_saved() {
     let images = Images::new(40 * MIB + 512, 41 * MIB, 11);
@@ -201,4 +271,8 @@ async fn progress_counts_what_was_read_sent_and_saved() {
     let there = progress(&receiver.log, "full").pop().unwrap();
     assert_eq!((there.sum.done, there.sum.total), (sum.done, sum.total));
     assert_eq!(there.disks[0].disk, images.target.display().to_string());
+    // How much of the rest is zero, a receiver cannot know; what it has read back, it does.
+    assert!(progress(&receiver.log, "full").iter().all(|there| there.sum.left.is_none()));
+    let compared = progress(&receiver.log, "compare").pop().unwrap().sum;
+    assert_eq!((compared.done, compared.left), (sum.done, Some(0)));
 }

@@ -23,7 +23,7 @@ use super::stream::{Stream, claim};
 use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
-use crate::progress::{Course, Done, Meter, Tally, add};
+use crate::progress::{Course, Done, Meter, add};
 use crate::report::clock;
 
 /// Disk threads of an epoch.
@@ -70,7 +70,6 @@ pub async fn run(
     let pool = Pool::start("disk", THREADS).context("starting disk threads")?;
     let (report, work) = mpsc::unbounded_channel();
     let open_pass = watch::Sender::new((0, None));
-    let tallies = session.disks.iter().map(|_| Arc::default()).collect();
     let mut epoch = Epoch {
         disks: Arc::clone(&session.disks),
         number: session.epoch,
@@ -84,7 +83,6 @@ pub async fn run(
         unflushed_bytes: 0,
         flushing: None,
         flush_failed: false,
-        tallies,
     };
     let outcome = epoch.run(session, inbox, outbox, joins, events).await;
     // Streams first: they hold queues. Then whatever the threads have taken.
@@ -140,7 +138,6 @@ struct Epoch {
     unflushed_bytes: u64,
     flushing: Option<Flushing>,
     flush_failed: bool,
-    tallies: Vec<Arc<Tally>>,
 }
 
 enum Action {
@@ -321,8 +318,8 @@ impl Epoch {
         self.unflushed.entry(disk).or_default().push(extent);
         let bytes = extent.count * CHUNK;
         self.unflushed_bytes += bytes;
-        if let Some(tally) = self.tallies.get(usize::from(disk)) {
-            add(&tally.sent, bytes);
+        if let Some(disk) = self.disks.get(usize::from(disk)) {
+            add(&disk.tally.sent, bytes);
         }
         if let Some(pass) = &mut self.pass {
             pass.written += extent.count;
@@ -412,13 +409,16 @@ impl Epoch {
 
     fn meter(&self, kind: PassKind) -> Meter {
         let phase = if kind == PassKind::Full { "full" } else { "compare" };
-        let course = |(disk, tally): (&SessionDisk, &Arc<Tally>)| {
-            let before = if kind == PassKind::Full { disk.known().durable.count() } else { 0 };
+        let course = |disk: &SessionDisk| {
             let (total, path) = (disk.source.size, disk.replica.end().identity().path.clone());
-            let need = total.saturating_sub(before * CHUNK);
-            Course { disk: path, total, before, need, tally: Arc::clone(tally) }
+            // What of the missing chunks is zero, and takes no time, only the sender knows.
+            let (before, need) = match kind {
+                PassKind::Full => (disk.known().durable.count(), None),
+                PassKind::Compare => (0, Some(total)),
+            };
+            Course { disk: path, total, before, need, tally: Arc::clone(&disk.tally) }
         };
-        Meter::new(phase, self.disks.iter().zip(&self.tallies).map(course).collect())
+        Meter::new(phase, self.disks.iter().map(course).collect())
     }
 
     fn tell_progress(&mut self, events: &Events) {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::compare::Asked;
 use crate::chunkset::ChunkSet;
 use crate::groups::GroupNodes;
+use crate::progress::Tally;
 use crate::replica::Replica;
 use crate::report::Report;
 
@@ -78,6 +79,8 @@ pub struct SessionDisk {
     pub target: u16,
     /// The target disk.
     pub replica: Replica,
+    /// What was written to it in this process.
+    pub tally: Arc<Tally>,
     known: Mutex<Known>,
 }
 
@@ -186,7 +189,13 @@ impl Session {
                 TargetDisk::label(&**end)?
                     .filter(|label| label.job == job && label.source_size == source.size),
             );
-            disks.push(SessionDisk { source: source.clone(), target, replica, known: Mutex::new(known) });
+            disks.push(SessionDisk {
+                source: source.clone(),
+                target,
+                replica,
+                tally: Arc::default(),
+                known: Mutex::new(known),
+            });
         }
         let old: Vec<&Label> = labels.iter().flatten().collect();
         let resumed = old.len() == disks.len() && old.iter().all(|label| label.session == old[0].session);
