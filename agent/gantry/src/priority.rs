@@ -11,7 +11,8 @@ use nix::libc;
 pub enum Priority {
     /// As any program.
     Normal,
-    /// Processor: nice 19; disk: the lowest best-effort class. It goes on, slowly, however busy the host is.
+    /// Processor: nice 19; disk: the lowest best-effort class, or idle if it was. It goes on, slowly, however busy the host
+    /// is.
     Low,
     /// Processor: nice 19; disk: the idle class. It may stand still for as long as others use the disk.
     Idle,
@@ -39,6 +40,15 @@ impl Priority {
         let niced = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) };
         if niced != 0 {
             return Err(io::Error::last_os_error()).context("lowering the processor priority");
+        }
+        // SAFETY: takes two numbers, touches no memory of ours; glibc has no function for it.
+        let now = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) };
+        if now < 0 {
+            return Err(io::Error::last_os_error()).context("looking at the disk priority");
+        }
+        if now >> CLASS_SHIFT == libc::c_long::from(CLASS_IDLE) {
+            // Whoever started us wants it to give way altogether: lower does not raise it.
+            return Ok(());
         }
         // SAFETY: takes three numbers, touches no memory of ours; glibc has no function for it.
         let set = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, io_priority) };
