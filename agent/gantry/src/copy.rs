@@ -8,8 +8,9 @@ use gantry_disk::BadSectors;
 use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
+use gantry_replicate::Event;
 use gantry_replicate::local::{CopyOptions, copy};
-use gantry_replicate::throttle::{Schedule, Throttle};
+use gantry_replicate::throttle::{Schedule, Throttle, clock};
 use serde_json::json;
 
 use crate::control::{Control, Role};
@@ -62,6 +63,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn work(args: &Args) -> Result<()> {
     args.priority.apply()?;
+    let note = clock::check(&[&args.read_limit])?;
     let (from, to) = (EndName::parse(&args.source)?, EndName::parse(&args.target)?);
     if from.means(&to) {
         return Err(
@@ -91,6 +93,9 @@ fn work(args: &Args) -> Result<()> {
     let finisher = Finish { appliance: false, void_hibernation: false, job: String::new() };
     let throttle = Throttle::new(Schedule::default(), args.read_limit.clone());
     let (_control, events) = Control::open(Role::Copy, Some(throttle.clone()), &events::sink(args.json));
+    if let Some(text) = note {
+        events.tell(Event::Stage { text: text.to_owned() });
+    }
     let options =
         CopyOptions { base, bad_sectors: args.bad_sectors, throttle, software: machine::software() };
     let report = copy(source, target, &options, &finisher, &events)?;

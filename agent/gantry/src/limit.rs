@@ -11,7 +11,9 @@ use crate::machine;
 /// Change the limit of a replication that is running on this host.
 ///
 /// A limit is bytes a second with K, M, G or T (1024), like 20M; none; or windows of local time, like
-/// 08:00-18:00=20M,else=none. Exit codes: 0 changed; 3 refused; 4 none is running; 1 anything else.
+/// 08:00-18:00=20M,else=none; without else there is no limit outside of them. It is for sending, with --read for reading
+/// the source; a copy only reads. It lasts as long as the process. Exit codes: 0 changed; 3 refused; 4 none is running; 1
+/// anything else.
 #[derive(clap::Args)]
 pub struct Args {
     /// The new limit.

@@ -9,9 +9,10 @@ use gantry_disk::inventory::{Disk, scan};
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
+use gantry_replicate::Event;
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::stop::Stop;
-use gantry_replicate::throttle::{Schedule, Throttle};
+use gantry_replicate::throttle::{Schedule, Throttle, clock};
 use serde_json::json;
 
 use crate::control::{Control, Role};
@@ -77,6 +78,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn work(args: Args) -> Result<()> {
     args.priority.apply()?;
+    let note = clock::check(&[&args.limit, &args.read_limit])?;
     let code = pairing::read(args.code_file.as_deref())?;
     let disks = ends::sources(&args.disks)?;
     let paths: Vec<String> = disks.iter().map(|disk| disk.identity().path.clone()).collect();
@@ -90,6 +92,9 @@ fn work(args: Args) -> Result<()> {
     };
     let throttle = Throttle::new(args.limit, args.read_limit);
     let (_control, events) = Control::open(Role::Send, Some(throttle.clone()), &events::sink(args.json));
+    if let Some(text) = note {
+        events.tell(Event::Stage { text: text.to_owned() });
+    }
     let options = SendOptions {
         address: args.address,
         code,

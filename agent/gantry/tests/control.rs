@@ -75,7 +75,7 @@ fn with_nothing_running_every_command_says_so() {
 fn a_copy_is_shown_paused_resumed_and_let_go() {
     let place = Place::new();
     let source = place.0.source(16 * MIB, 21);
-    let (mut copy, pid, target) = place.copy(&source, "copied", &[]);
+    let (mut copy, pid, target) = place.copy(&source, "copied", &["--json"]);
     let status = place.status(&pid, "running");
     assert_eq!((status["role"].as_str(), status["read_limit"]["now"].as_u64()), (Some("copy"), Some(1024)));
     assert!(status["limit"].is_null(), "a copy sends nothing: {status}");
@@ -90,10 +90,15 @@ fn a_copy_is_shown_paused_resumed_and_let_go() {
     let paused = place.tell(&["pause"]);
     assert!(paused.status.success() && text(&paused).contains("paused"), "{}", text(&paused));
     assert_eq!(place.tell(&["limit", "--read", "none"]).status.code(), Some(0));
-    let held = place.status(&pid, "paused");
-    // It is held although nothing limits it: two looks at different times show the same.
-    std::thread::sleep(Duration::from_millis(600));
-    assert_eq!(place.status(&pid, "paused")["progress"]["read"], held["progress"]["read"]);
+    place.status(&pid, "paused");
+    // It is held although nothing limits it: two events at different times tell the same.
+    let read = || {
+        let told: Value = serde_json::from_str(&copy.wait_for(r#""paused":true"#)).unwrap();
+        told["read"].as_u64().unwrap()
+    };
+    while copy.line().is_some() {}
+    let before = read();
+    assert_eq!(read(), before);
 
     assert!(place.tell(&["resume", &pid]).status.success());
     assert_eq!(copy.child.wait().unwrap().code(), Some(0));
@@ -115,6 +120,36 @@ fn of_several_one_must_be_named() {
     assert_eq!(place.tell(&["limit", "--read", "none", &first]).status.code(), Some(0));
     assert_eq!(one.child.wait().unwrap().code(), Some(0), "the one that was named");
     assert_eq!(place.status(&second, "running")["read_limit"]["now"], 1024, "and not the other");
+}
+
+/// Stops a process that a test has started, or lets it go on.
+fn signal(name: &str, pid: &str) {
+    assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
+}
+
+#[test]
+fn one_that_does_not_answer_is_not_taken_for_none() {
+    let place = Place::new();
+    let source = place.0.source(12 * MIB, 28);
+    let (_one, mute, _) = place.copy(&source, "mute", &[]);
+    let (_two, other, _) = place.copy(&source, "other", &[]);
+    signal("-STOP", &mute);
+    let listed = place.tell(&["status"]);
+    assert_eq!(listed.status.code(), Some(1), "{}", text(&listed));
+    let (line, there) = (format!("{mute} does not answer"), format!("{other} copy: running"));
+    assert!(text(&listed).contains(&line) && text(&listed).contains(&there), "{}", text(&listed));
+    for arguments in [&["pause", &mute][..], &["status", "--json", &mute]] {
+        let asked = place.tell(arguments);
+        assert_eq!(asked.status.code(), Some(1), "{arguments:?}: {}", text(&asked));
+        assert!(text(&asked).contains(&line), "{arguments:?}: {}", text(&asked));
+    }
+    // Two are running: the one that answers is not picked because the other does not.
+    let refused = place.tell(&["pause"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains(&line) && text(&refused).contains("by its PID"), "{}", text(&refused));
+    signal("-CONT", &mute);
+    assert_eq!(place.status(&other, "running")["paused"], false);
+    assert_eq!(place.status(&mute, "running")["paused"], false);
 }
 
 #[test]
@@ -184,7 +219,32 @@ fn windows_are_of_local_time() {
         let copy = Running::spawn(command);
         let status = place.status(&copy.child.id().to_string(), "running");
         assert_eq!(status["read_limit"]["now"], expected, "{zone}: {window}");
+        let offset = if zone == there { "+09:00" } else { "+00:00" };
+        assert!(status["local_time"].as_str().unwrap().ends_with(offset), "{status}");
     }
+}
+
+#[test]
+fn windows_are_refused_where_the_zone_is_misspelt() {
+    let place = Place::new();
+    let source = place.0.source(12 * MIB, 29);
+    let copy = |limit: &str, name: &str| {
+        let mut command = place.command(&["copy", "--read-limit", limit]);
+        command.env("TZ", "Asia/Tokio").arg(&source).arg(place.0.path(name));
+        command
+    };
+    let refused = copy("08:00-18:00=1K", "refused").output().unwrap();
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("TZ is \"Asia/Tokio\""), "{}", text(&refused));
+    assert!(!place.0.path("refused").exists(), "before anything is made");
+    // Without windows the zone does not matter, until they are asked for.
+    let running = Running::spawn(copy("1K", "taken"));
+    let pid = running.child.id().to_string();
+    place.status(&pid, "running");
+    let refused = place.tell(&["limit", "--read", "08:00-18:00=1K"]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("Asia/Tokio"), "{}", text(&refused));
+    assert_eq!(place.status(&pid, "running")["read_limit"]["limit"], "1K");
 }
 
 /// Nice value and disk class of every thread of a process.
@@ -218,6 +278,29 @@ fn a_priority_is_that_of_every_thread() {
             assert_eq!((thread.0.as_str(), thread.1.as_str()), (nice, class), "{priority}");
         }
     }
+}
+
+/// Who started it in the idle class wants that; "low" is no way out of it.
+#[test]
+fn a_priority_is_never_raised() {
+    let place = Place::new();
+    let source = place.0.source(12 * MIB, 30);
+    let mut command = Command::new("ionice");
+    command.args([
+        "-c",
+        "3",
+        env!("CARGO_BIN_EXE_gantry"),
+        "copy",
+        "--priority",
+        "low",
+        "--read-limit",
+        "1K",
+    ]);
+    command.env("GANTRY_RUN_DIR", place.run()).arg(&source).arg(place.0.path("idle"));
+    let running = Running::spawn(command);
+    let pid = running.child.id().to_string();
+    place.status(&pid, "running");
+    assert!(priorities(&pid).iter().all(|(nice, class)| (nice.as_str(), class.as_str()) == ("19", "idle")));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use gantry_disk::size::human;
 
 use super::place;
@@ -15,19 +15,37 @@ use crate::machine::Refused;
 const NONE: u8 = 4;
 
 /// The replications of this user on this host, or the one with this PID.
-fn running(pid: Option<u32>) -> Result<Vec<Status>> {
-    let directory = place::directory()?;
-    let mut found = Vec::new();
-    for process in place::processes(&directory)? {
-        if pid.is_some_and(|pid| pid != process) {
-            continue;
+#[derive(Default)]
+struct Running {
+    found: Vec<Status>,
+    /// Those that do not answer, and why: a stopped process, or more clients than it lets in.
+    mute: Vec<String>,
+}
+
+impl Running {
+    fn look(pid: Option<u32>) -> Result<Self> {
+        let directory = place::directory()?;
+        let mut running = Self::default();
+        for process in place::processes(&directory)? {
+            if pid.is_some_and(|pid| pid != process) {
+                continue;
+            }
+            // One that ends at this moment, or a number that belongs to another program now, is none.
+            match ask(&place::socket(&directory, process), &Request::Status {}) {
+                Ok(None) => {}
+                Ok(Some(Answer::Now(status))) => running.found.push(*status),
+                Ok(Some(Answer::Refused { why })) => running.mute.push(format!("{process} refuses: {why}")),
+                Err(error) => running.mute.push(format!("{process} does not answer: {error:#}")),
+            }
         }
-        // One that ends at this moment, or a number that belongs to another program now, is none.
-        if let Ok(Answer::Now(status)) = ask(&place::socket(&directory, process), &Request::Status {}) {
-            found.push(*status);
-        }
+        Ok(running)
     }
-    Ok(found)
+
+    /// A replication that does not answer runs all the same: who asks must not take it for none.
+    fn all_answer(&self) -> Result<()> {
+        ensure!(self.mute.is_empty(), "{}", self.mute.join("; "));
+        Ok(())
+    }
 }
 
 fn none(pid: Option<u32>) -> ExitCode {
@@ -40,36 +58,37 @@ fn none(pid: Option<u32>) -> ExitCode {
 
 /// `gantry status`.
 pub fn show_running(pid: Option<u32>, json: bool) -> Result<ExitCode> {
-    let found = running(pid)?;
-    if json {
-        found.iter().for_each(object);
-        return Ok(if found.is_empty() { ExitCode::from(NONE) } else { ExitCode::SUCCESS });
-    }
-    match found.as_slice() {
-        [] => return Ok(none(pid)),
+    let running = Running::look(pid)?;
+    match running.found.as_slice() {
+        found if json => found.iter().for_each(object),
+        [] => {}
         [one] => details(one),
         several => {
             several.iter().for_each(|status| say(&summary(status)));
             say("for more: gantry status PID");
         }
     }
-    Ok(ExitCode::SUCCESS)
+    running.all_answer()?;
+    Ok(match running.found.as_slice() {
+        [] if json => ExitCode::from(NONE),
+        [] => none(pid),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// Tells the one that runs, or the one with this PID, to do something.
 pub fn tell(pid: Option<u32>, request: &Request) -> Result<ExitCode> {
-    let found = running(pid)?;
-    let one = match found.as_slice() {
-        [] => return Ok(none(pid)),
-        [one] => one.pid,
-        several => {
-            several.iter().for_each(|status| say(&summary(status)));
-            bail!(Refused("several replications are running: say which, by its PID".to_owned()));
-        }
-    };
-    match ask(&place::socket(&place::directory()?, one), request)? {
-        Answer::Now(status) => say(&summary(&status)),
-        Answer::Refused { why } => bail!(Refused(why)),
+    let running = Running::look(pid)?;
+    if running.found.len() + running.mute.len() > 1 {
+        running.found.iter().map(summary).chain(running.mute).for_each(|line| say(&line));
+        bail!(Refused("several replications are running: say which, by its PID".to_owned()));
+    }
+    running.all_answer()?;
+    let Some(one) = running.found.first() else { return Ok(none(pid)) };
+    match ask(&place::socket(&place::directory()?, one.pid), request)? {
+        Some(Answer::Now(status)) => say(&summary(&status)),
+        Some(Answer::Refused { why }) => bail!(Refused(why)),
+        None => return Ok(none(pid)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -81,6 +100,9 @@ fn summary(status: &Status) -> String {
     for (what, limit) in [("limit", &status.limit), ("read limit", &status.read_limit)] {
         if let Some(limit) = limit.as_ref().filter(|limit| limit.limit != "none") {
             text += &format!(", {what} {}", limit.limit);
+            if limit.limit.contains('=') {
+                text += &format!(" (here it is {})", status.local_time);
+            }
         }
     }
     text
@@ -102,7 +124,8 @@ fn state(status: &Status) -> String {
 
 fn details(status: &Status) {
     say(&summary(status));
-    if let Some(progress) = &status.progress {
+    // What is finished has a report; a bar that stands at 100 % would only look stuck.
+    if let Some(progress) = status.progress.as_ref().filter(|_| !status.is_over()) {
         lines(progress).iter().for_each(|line| say(line));
     }
     let now =

@@ -3,12 +3,15 @@
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, geteuid};
+
+use super::talk::is_nobody;
 
 /// Another directory: for tests, and where /run cannot be written.
 const OVERRIDE: &str = "GANTRY_RUN_DIR";
@@ -17,15 +20,18 @@ const MOST: usize = 4096;
 
 /// This user's directory.
 pub fn directory() -> Result<PathBuf> {
-    if let Some(directory) = std::env::var_os(OVERRIDE) {
-        return Ok(directory.into());
-    }
-    if geteuid().is_root() {
-        return Ok("/run/gantry/control".into());
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) => Ok(Path::new(&directory).join("gantry")),
-        None => bail!("XDG_RUNTIME_DIR is not set: set it, or {OVERRIDE}"),
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    choose(variable(OVERRIDE), geteuid().is_root(), variable("XDG_RUNTIME_DIR"))
+}
+
+/// A path that is relative would lie in another place for who asks than for who is asked, and is no answer.
+fn choose(named: Option<PathBuf>, root: bool, runtime: Option<PathBuf>) -> Result<PathBuf> {
+    match (named, runtime.filter(|directory| directory.is_absolute())) {
+        (Some(directory), _) if directory.is_absolute() => Ok(directory),
+        (Some(directory), _) => bail!("{OVERRIDE} is {directory:?}: name it from the root on"),
+        (None, _) if root => Ok("/run/gantry/control".into()),
+        (None, Some(directory)) => Ok(directory.join("gantry")),
+        (None, None) => bail!("XDG_RUNTIME_DIR names no directory: set it, or {OVERRIDE}"),
     }
 }
 
@@ -51,7 +57,8 @@ pub fn socket(directory: &Path, pid: u32) -> PathBuf {
     directory.join(format!("{pid}.sock"))
 }
 
-/// The processes that have a socket, ascending. Sockets of processes that are gone are removed.
+/// The processes that have a socket, ascending. Sockets of processes that are gone are removed: no such process is here,
+/// and nobody answers. The first alone would also be true of those in another PID namespace that share the directory.
 pub fn processes(directory: &Path) -> Result<Vec<u32>> {
     let name = directory.display();
     let entries = match fs::read_dir(directory) {
@@ -66,24 +73,55 @@ pub fn processes(directory: &Path) -> Result<Vec<u32>> {
         let pid =
             file.to_str().and_then(|name| name.strip_suffix(".sock")).and_then(|pid| pid.parse::<i32>().ok());
         let Some(pid) = pid.filter(|pid| *pid > 0) else { continue };
-        if kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH) {
+        if kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH) || is_served(&entry.path()) {
             found.push(pid.unsigned_abs());
-        } else if let Err(error) = fs::remove_file(entry.path())
-            && error.kind() != ErrorKind::NotFound
-        {
-            // Another `gantry status` may have been faster; anything else is worth a word.
-            return Err(error).with_context(|| format!("removing {}", entry.path().display()));
+        } else {
+            remove(&entry.path())?;
         }
     }
     found.sort_unstable();
     Ok(found)
 }
 
+/// Whether somebody listens there.
+pub fn is_served(socket: &Path) -> bool {
+    !UnixStream::connect(socket).is_err_and(|error| is_nobody(&error))
+}
+
+/// Removes a socket, if it is there: another `gantry status` may have been faster.
+pub fn remove(socket: &Path) -> Result<()> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", socket.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn the_directory_is_named_from_the_root_on() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        for (named, root, runtime, found) in [
+            (None, true, path("/run/user/0"), Some("/run/gantry/control")),
+            (None, false, path("/run/user/7"), Some("/run/user/7/gantry")),
+            (path("/x"), true, None, Some("/x")),
+            (None, false, path(""), None),
+            (None, false, path("run"), None),
+            (None, false, None, None),
+            (path(""), true, None, None),
+            (path("x"), false, path("/run/user/7"), None),
+        ] {
+            let case = format!("{named:?} {root} {runtime:?}");
+            assert_eq!(choose(named, root, runtime).ok(), found.map(PathBuf::from), "{case}");
+        }
+    }
 
     #[test]
     fn sockets_of_dead_processes_are_removed_and_others_are_not() {
@@ -94,12 +132,20 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let (dead, ours) = (child.id(), std::process::id());
         child.wait().unwrap();
+        // In another PID namespace: no such process here, and yet it answers.
+        let mut other = std::process::Command::new("true").spawn().unwrap();
+        let elsewhere = other.id();
+        other.wait().unwrap();
+        let _listener = UnixListener::bind(socket(&directory, elsewhere)).unwrap();
         for name in
             [format!("{dead}.sock"), format!("{ours}.sock"), "-1.sock".into(), "0.sock".into(), "x".into()]
         {
             fs::write(directory.join(name), "").unwrap();
         }
-        assert_eq!(processes(&directory).unwrap(), [ours]);
+        let mut left = vec![ours, elsewhere];
+        left.sort_unstable();
+        assert_eq!(processes(&directory).unwrap(), left);
+        assert!(socket(&directory, elsewhere).exists());
         assert!(!socket(&directory, dead).exists());
         assert!(socket(&directory, ours).exists() && directory.join("x").exists());
     }

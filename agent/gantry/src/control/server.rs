@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gantry_replicate::throttle::Throttle;
+use gantry_replicate::throttle::{Schedule, Throttle, clock};
 use gantry_replicate::{Event, Events};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
@@ -59,9 +59,8 @@ fn listen(directory: &Path, desk: Arc<Desk>) -> Result<PathBuf> {
     place::processes(directory)?;
     let socket = place::socket(directory, std::process::id());
     let name = || format!("opening {}", socket.display());
-    if socket.exists() {
-        fs::remove_file(&socket).with_context(name)?;
-    }
+    ensure!(!place::is_served(&socket), "another process answers at {}", socket.display());
+    place::remove(&socket)?;
     let listener = UnixListener::bind(&socket).with_context(name)?;
     let accept = move || {
         for stream in listener.incoming() {
@@ -93,7 +92,7 @@ fn admit(desk: &Arc<Desk>, stream: UnixStream) {
 /// The directory is closed to others; this holds even where somebody has opened it.
 fn allowed(stream: &UnixStream) -> Result<()> {
     let peer = getsockopt(stream, sockopt::PeerCredentials).context("asking who asks")?.uid();
-    ensure!(peer == 0 || peer == geteuid().as_raw(), "another user");
+    ensure!(peer == geteuid().as_raw(), "another user");
     Ok(())
 }
 
@@ -127,13 +126,17 @@ impl Desk {
         };
         match request {
             Request::Status {} => {}
+            Request::Pause {} if self.status().is_over() => {
+                return Err("the copy is verified: repair and commit are not held".to_owned());
+            }
             Request::Pause {} => throttle.pause(true),
             Request::Resume {} => throttle.pause(false),
             Request::Limit { read: false, .. } if self.status().role == Role::Copy => {
                 return Err("a copy sends nothing: limit its reading, with --read".to_owned());
             }
             Request::Limit { read, limit } => {
-                let schedule = limit.parse().map_err(|error| format!("{error}"))?;
+                let schedule: Schedule = limit.parse().map_err(|error| format!("{error}"))?;
+                clock::check(&[&schedule]).map_err(|error| error.to_string())?;
                 if read { throttle.read() } else { throttle.wire() }.set(schedule);
             }
         }
@@ -142,6 +145,7 @@ impl Desk {
 
     fn now(&self) -> Status {
         let mut status = self.status().clone();
+        status.local_time = clock::local_time();
         if let Some(throttle) = &self.throttle {
             status.paused = throttle.is_paused();
             status.limit = (status.role == Role::Send).then(|| LimitNow::from(throttle.wire()));
@@ -160,11 +164,15 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::control::talk::ask;
+    use crate::control::talk::{PATIENCE, ask};
 
     fn desk(role: Role, throttle: Option<&Throttle>) -> (tempfile::TempDir, PathBuf) {
+        desk_at(Status::new(role), throttle)
+    }
+
+    fn desk_at(status: Status, throttle: Option<&Throttle>) -> (tempfile::TempDir, PathBuf) {
         let scratch = tempfile::tempdir().unwrap();
-        let desk = Desk { status: Mutex::new(Status::new(role)), throttle: throttle.cloned() };
+        let desk = Desk { status: Mutex::new(status), throttle: throttle.cloned() };
         let socket = listen(&scratch.path().join("run"), Arc::new(desk)).unwrap();
         (scratch, socket)
     }
@@ -174,14 +182,14 @@ mod tests {
     }
 
     fn refusal(socket: &Path, request: &Request) -> String {
-        match ask(socket, request).unwrap() {
+        match ask(socket, request).unwrap().unwrap() {
             Answer::Refused { why } => why,
             Answer::Now(status) => panic!("{request:?} was done: {status:?}"),
         }
     }
 
     fn done(socket: &Path, request: &Request) -> Status {
-        match ask(socket, request).unwrap() {
+        match ask(socket, request).unwrap().unwrap() {
             Answer::Now(status) => *status,
             Answer::Refused { why } => panic!("{request:?}: {why}"),
         }
@@ -219,22 +227,64 @@ mod tests {
     }
 
     #[test]
+    fn repair_and_commit_are_not_held_and_a_pause_then_is_refused() {
+        for state in [State::Finishing { text: "repairing".into() }, State::Committed] {
+            let throttle = Throttle::unlimited();
+            let status = Status { state, ..Status::new(Role::Send) };
+            let (_scratch, socket) = desk_at(status, Some(&throttle));
+            assert!(refusal(&socket, &Request::Pause {}).contains("not held"));
+            assert!(!throttle.is_paused());
+            done(&socket, &Request::Resume {});
+        }
+    }
+
+    #[test]
+    fn what_a_dead_process_left_gives_way_and_what_answers_does_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("run");
+        place::prepare(&directory).unwrap();
+        let socket = place::socket(&directory, std::process::id());
+        let desk = || Arc::new(Desk { status: Mutex::new(Status::new(Role::Send)), throttle: None });
+        std::os::unix::fs::symlink("/nowhere/at/all", &socket).unwrap();
+        assert_eq!(listen(&directory, desk()).unwrap(), socket);
+        done(&socket, &Request::Status {});
+        let error = listen(&directory, desk()).unwrap_err().to_string();
+        assert!(error.contains("another process answers"), "{error}");
+        done(&socket, &Request::Status {});
+    }
+
+    #[test]
     fn nonsense_gets_an_answer_and_a_line_without_end_is_cut_off() {
         let (_scratch, socket) = desk(Role::Send, Some(&Throttle::unlimited()));
-        let stream = UnixStream::connect(&socket).unwrap();
-        let mut lines = BufReader::new(&stream).lines();
+        let said = |text: &str| {
+            let stream = UnixStream::connect(&socket).unwrap();
+            (&stream).write_all(format!("{text}\n").as_bytes()).unwrap();
+            BufReader::new(&stream).lines().collect::<Result<Vec<_>, _>>().unwrap()
+        };
         for nonsense in ["", "{}", "[1", r#"{"request":"status","more":1}"#, r#"{"request":"erase"}"#] {
-            (&stream).write_all(format!("{nonsense}\n").as_bytes()).unwrap();
-            let answer = lines.next().unwrap().unwrap();
-            assert!(answer.contains("refused"), "{nonsense}: {answer}");
+            let answer = said(nonsense);
+            assert!(answer.len() == 1 && answer[0].contains("refused"), "{nonsense}: {answer:?}");
         }
-        (&stream).write_all(b"{\"request\":\"status\"}\n").unwrap();
-        assert!(lines.next().unwrap().unwrap().contains("starting"));
+        assert!(said(r#"{"request":"status"}"#)[0].contains("starting"));
+        let stream = UnixStream::connect(&socket).unwrap();
         // Written by a thread: the other end may close in the middle of it.
         let flood = stream.try_clone().unwrap();
         let writer = thread::spawn(move || (&flood).write_all(&[b'x'; 1 << 20]).is_err());
-        assert!(lines.next().is_none_or(|line| line.is_err()), "cut off");
+        let line = BufReader::new(&stream).lines().next();
+        assert!(line.is_none_or(|line| line.is_err()), "cut off");
         assert!(writer.join().unwrap());
+    }
+
+    #[test]
+    fn who_says_a_little_now_and_then_is_hung_up_on_all_the_same() {
+        let (_scratch, socket) = desk(Role::Send, Some(&Throttle::unlimited()));
+        let stream = UnixStream::connect(&socket).unwrap();
+        let began = Instant::now();
+        while (&stream).write_all(b" ").is_ok() {
+            assert!(began.elapsed() < 6 * PATIENCE, "still listened to");
+            thread::sleep(PATIENCE / 50);
+        }
+        assert!(began.elapsed() >= PATIENCE, "{:?}", began.elapsed());
     }
 
     #[test]
@@ -250,7 +300,7 @@ mod tests {
         let idle: Vec<_> = (0..CLIENTS - 1).map(|_| connect()).collect();
         let began = Instant::now();
         assert!(answered(&connect()), "asked beside idle ones");
-        assert!(began.elapsed() < super::super::talk::PATIENCE, "without waiting for them");
+        assert!(began.elapsed() < PATIENCE, "without waiting for them");
         let more: Vec<_> = (0..CLIENTS).map(|_| connect()).collect();
         assert!(more.iter().any(|stream| !answered(stream)), "one too many");
         drop((idle, more));

@@ -1,7 +1,7 @@
 //! How a replication is: folded from its events. Pure.
 
 use gantry_replicate::Event;
-use gantry_replicate::progress::{Figures, Progress};
+use gantry_replicate::progress::Progress;
 use gantry_replicate::throttle::Limit;
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,8 @@ pub struct Status {
     pub state: State,
     /// Whether a person has paused it, whatever its state.
     pub paused: bool,
+    /// What its clock shows, which the windows of its limits go by, and the zone's distance from UTC: "14:05 +01:00".
+    pub local_time: String,
     /// The limit of the wire; only of a sender.
     pub limit: Option<LimitNow>,
     /// The limit of reading the source; not of a receiver.
@@ -108,6 +110,7 @@ impl Status {
             peer: String::new(),
             state: State::Starting,
             paused: false,
+            local_time: String::new(),
             limit: None,
             read_limit: None,
             progress: None,
@@ -127,7 +130,10 @@ impl Status {
                 self.state = State::Running;
                 self.progress = Some(progress.clone());
             }
-            Event::Verified { .. } => self.state = State::Finishing { text: "verified".to_owned() },
+            Event::Verified { .. } => {
+                self.state = State::Finishing { text: "verified".to_owned() };
+                self.halt();
+            }
             Event::Stage { text } => {
                 if matches!(self.state, State::Finishing { .. } | State::Connected) {
                     self.state = State::Finishing { text: text.clone() };
@@ -135,24 +141,34 @@ impl Status {
             }
             Event::Lost { reason, .. } => {
                 self.state = State::WaitingForLink { reason: reason.clone() };
-                self.progress.as_mut().map(halt).unwrap_or_default();
+                self.halt();
             }
-            Event::Committed => self.state = State::Committed,
+            Event::Committed => {
+                self.state = State::Committed;
+                self.halt();
+            }
             Event::Mapped { .. } | Event::PassDone { .. } | Event::Refused { .. } => {}
         }
     }
-}
 
-/// Nothing moves: the rates of the last moment are no longer true.
-fn halt(progress: &mut Progress) {
-    let disks = progress.disks.iter_mut().map(|disk| &mut disk.figures);
-    for Figures { rate, sending, left, .. } in disks.chain([&mut progress.sum]) {
-        (*rate, *sending, *left) = (0, 0, None);
+    /// Whether there is nothing more to copy.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Finishing { .. } | State::Committed)
+    }
+
+    /// No pass is running: the rates of the last moment are no longer true.
+    fn halt(&mut self) {
+        let Some(Progress { sum, disks, .. }) = &mut self.progress else { return };
+        for figures in disks.iter_mut().map(|disk| &mut disk.figures).chain([sum]) {
+            (figures.rate, figures.sending, figures.left) = (0, 0, None);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gantry_replicate::progress::Figures;
+
     use super::*;
 
     #[test]
@@ -182,11 +198,15 @@ mod tests {
         ] {
             status.learn(&event);
             assert_eq!(status.state, state, "after {event:?}");
-            if matches!(event, Event::Lost { .. }) {
-                let shown = status.progress.clone().unwrap().sum;
-                assert_eq!((shown.done, shown.rate, shown.left), (5, 0, None), "what is lost has no rate");
+            let shown = status.progress.as_ref().map(|progress| (progress.sum.rate, progress.sum.left));
+            let over =
+                matches!(state, State::WaitingForLink { .. } | State::Finishing { .. } | State::Committed);
+            match (over, &event) {
+                (true, _) => assert_eq!(shown, Some((0, None)), "nothing moves after {event:?}"),
+                (false, Event::Progress(_)) => assert_eq!(shown, Some((7, Some(3)))),
+                _ => {}
             }
         }
-        assert_eq!((status.peer.as_str(), status.progress), ("vm7", Some(progress)));
+        assert_eq!((status.peer.as_str(), status.progress.unwrap().sum.done), ("vm7", 5));
     }
 }

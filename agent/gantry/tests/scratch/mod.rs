@@ -90,6 +90,10 @@ impl Running {
             }
         }
     }
+    /// The next line that is there already.
+    pub fn line(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
