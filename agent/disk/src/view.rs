@@ -3,7 +3,8 @@
 //! Until commit the target's head and tail hold a label and zeros; the real ones are in memory. Repair must see, and may
 //! change, the disk as it will be. A view shows it: a device-mapper node that is linear to the disk, except for the pieces,
 //! which are files on a memory filesystem behind loop devices. What is written to the pieces comes back from
-//! [`View::close`]; everything else goes straight to the disk.
+//! [`View::close`]; everything else goes straight to the disk, and is recorded ([`record`]): what was written to the disk comes
+//! back too.
 //!
 //! The device-mapper ioctls are made here ([`dm`]) instead of by the dmsetup program: no second program and library to carry,
 //! no udev cookies to switch off, and errors that say which step failed. Without udev nobody makes `/dev/mapper/NAME`, so
@@ -16,6 +17,7 @@
 
 mod dm;
 mod layout;
+mod record;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -24,6 +26,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 pub use layout::{Part, Stretch, layout};
+use record::Recorder;
+pub use record::Written;
 
 use crate::end::SectorSize;
 use crate::error::{DiskError, ErrorKind, Result};
@@ -41,8 +45,20 @@ pub struct View {
     name: String,
     disk: PathBuf,
     through: Option<Loop>,
+    record: Option<Recorder>,
+    /// Why there is no record.
+    unrecorded: String,
     pieces: Vec<Piece>,
     open: bool,
+}
+
+/// What a view gives when it is closed.
+#[derive(Debug)]
+pub struct Closed {
+    /// The pieces as they are now.
+    pub pieces: Vec<(u64, Vec<u8>)>,
+    /// What was written to the disk itself.
+    pub written: Written,
 }
 
 #[derive(Debug)]
@@ -79,14 +95,16 @@ impl View {
         let stretches = layout(size, sector, &lengths)
             .map_err(|reason| DiskError::new(ErrorKind::Range, disk.display().to_string(), reason))?;
         drop_cache(disk)?;
+        let through = Loop::attach(disk, Shown { sector: Some(sector), direct: true, ..Shown::default() })?;
+        let record = Recorder::begin(name, through.node(), size);
+        let unrecorded = record.as_ref().err().map(record::why_not).unwrap_or_default();
         let mut view = Self {
             node: Path::new(FOLDER).join(name),
             name: name.to_owned(),
             disk: disk.to_path_buf(),
-            through: Some(Loop::attach(
-                disk,
-                Shown { sector: Some(sector), direct: true, ..Shown::default() },
-            )?),
+            record: record.ok(),
+            unrecorded,
+            through: Some(through),
             pieces: Vec::new(),
             open: false,
         };
@@ -101,7 +119,7 @@ impl View {
                 piece.device = Some(device);
             }
         }
-        let targets: Vec<dm::Linear> = stretches.iter().map(|stretch| view.target(stretch)).collect();
+        let targets: Vec<dm::Target> = stretches.iter().map(|stretch| view.target(stretch)).collect();
         let device = dm::create(name, &targets)
             .map_err(|error| DiskError::io(view.node.display().to_string(), error.step, error.source))?;
         view.open = true;
@@ -109,14 +127,16 @@ impl View {
         Ok(view)
     }
 
-    fn target(&self, stretch: &Stretch) -> dm::Linear {
-        let source = match stretch.part {
-            Part::Disk => self.through.as_ref(),
-            Part::Piece(number) => self.pieces.get(number).and_then(|piece| piece.device.as_ref()),
+    fn target(&self, stretch: &Stretch) -> dm::Target {
+        let of = |device: Option<&Loop>| device.map(|device| device.node().display().to_string());
+        let source = match (stretch.part, &self.record) {
+            (Part::Disk, Some(record)) => Some(record.origin.clone()),
+            (Part::Disk, None) => of(self.through.as_ref()),
+            (Part::Piece(number), _) => of(self.pieces.get(number).and_then(|piece| piece.device.as_ref())),
         };
         // All of them were attached before the targets are made.
-        let device = source.map(|source| source.node().to_path_buf()).unwrap_or_default();
-        dm::Linear { start: stretch.start, length: stretch.length, device, offset: stretch.offset }
+        let parameters = format!("{} {}", source.unwrap_or_default(), stretch.offset);
+        dm::Target { start: stretch.start, length: stretch.length, kind: "linear", parameters }
     }
 
     /// The node to work on.
@@ -124,11 +144,11 @@ impl View {
         &self.node
     }
 
-    /// Flushes, removes the view and gives the pieces as they are now.
+    /// Flushes, removes the view and gives the pieces as they are now, and what was written to the disk.
     ///
     /// # Errors
     /// A flush that failed (then what repair wrote is not to be trusted); something that still has the view open.
-    pub fn close(mut self) -> Result<Vec<(u64, Vec<u8>)>> {
+    pub fn close(mut self) -> Result<Closed> {
         let node = self.node.display().to_string();
         OpenOptions::new()
             .write(true)
@@ -136,6 +156,10 @@ impl View {
             .and_then(|device| device.sync_all())
             .map_err(|error| DiskError::io(&node, "flushing the view", error))?;
         self.remove()?;
+        let written = match self.record.take() {
+            Some(record) => record.end()?,
+            None => Written::Unknown(std::mem::take(&mut self.unrecorded)),
+        };
         if let Some(through) = self.through.take() {
             through.detach()?;
         }
@@ -150,7 +174,7 @@ impl View {
             contents.push((piece.offset, bytes));
         }
         drop_cache(&self.disk)?;
-        Ok(contents)
+        Ok(Closed { pieces: contents, written })
     }
 
     fn remove(&mut self) -> Result<()> {
@@ -170,14 +194,25 @@ pub fn remove_leftover(name: &str) -> Result<bool> {
     if !dm::is_available() {
         return Ok(false);
     }
-    match remove(name, &Path::new(FOLDER).join(name)) {
+    let view = match remove(name, &Path::new(FOLDER).join(name)) {
+        Ok(()) => true,
+        Err(error) if is_missing(&error) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(record::remove_leftovers(name)? || view)
+}
+
+/// Removes a device without a node; whether there was one.
+fn remove_device(name: &str) -> Result<bool> {
+    match dm::remove(name).map_err(|error| DiskError::io(name, error.step, error.source)) {
         Ok(()) => Ok(true),
-        // No such device.
-        Err(error) if error.source.as_ref().is_some_and(|s| s.raw_os_error() == Some(libc::ENXIO)) => {
-            Ok(false)
-        }
+        Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn is_missing(error: &DiskError) -> bool {
+    error.source.as_ref().is_some_and(|source| source.raw_os_error() == Some(libc::ENXIO))
 }
 
 fn remove(name: &str, node: &Path) -> Result<()> {
@@ -200,6 +235,7 @@ impl Drop for View {
         if let Err(error) = self.remove() {
             eprintln!("gantry: {error}");
         }
+        self.record = None;
         self.through = None;
         for piece in &mut self.pieces {
             piece.device = None;

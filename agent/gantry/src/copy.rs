@@ -1,6 +1,5 @@
 //! `gantry copy`: any disk end to any disk end on one host.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -9,6 +8,7 @@ use gantry_disk::relation::relation;
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_replicate::Event;
+use gantry_replicate::Kept;
 use gantry_replicate::local::{CopyOptions, copy};
 use gantry_replicate::throttle::{Schedule, Throttle, clock};
 use serde_json::json;
@@ -18,6 +18,7 @@ use crate::ends::{self, EraseRule};
 use crate::finisher::Finish;
 use crate::names::EndName;
 use crate::priority::Priority;
+use crate::report::Keep;
 use crate::{events, machine};
 
 /// Copy a disk or image onto another, read it back, compare, and only then make it bootable.
@@ -46,9 +47,8 @@ pub struct Args {
     /// How much this gives way to the other programs of a live host.
     #[arg(long, value_enum, default_value = "normal")]
     priority: Priority,
-    /// Keep the report as JSON.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
     /// Print events as JSON, one a line.
     #[arg(long)]
     json: bool,
@@ -64,6 +64,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn work(args: &Args) -> Result<()> {
     args.priority.apply()?;
     let note = clock::check(&[&args.read_limit])?;
+    args.keep.prepare()?;
     let (from, to) = (EndName::parse(&args.source)?, EndName::parse(&args.target)?);
     if from.means(&to) {
         return Err(
@@ -96,18 +97,26 @@ fn work(args: &Args) -> Result<()> {
     if let Some(text) = note {
         events.tell(Event::Stage { text: text.to_owned() });
     }
-    let options =
-        CopyOptions { base, bad_sectors: args.bad_sectors, throttle, software: machine::software() };
+    let options = CopyOptions {
+        base,
+        bad_sectors: args.bad_sectors,
+        throttle,
+        machine: machine::name(),
+        software: machine::software(),
+    };
     let report = copy(source, target, &options, &finisher, &events)?;
-    events::keep_report(args.report.as_deref(), &report)?;
+    let kept = Kept { report, signatures: Vec::new() };
+    args.keep.keep(&kept)?;
+    let report = kept.report;
     if args.json {
         events::object(&json!({ "event": "done", "report": report }));
         return Ok(());
     }
-    machine::show_bad_sectors(&report.source);
+    machine::show_bad_sectors(&report);
     for disk in &report.disks {
-        let size = human(disk.size);
-        events::say(&format!("copied and verified {size} of {} onto {}", disk.source, disk.target));
+        let size = human(disk.source.size);
+        let (source, target) = (&disk.source.path, &disk.target.path);
+        events::say(&format!("copied and verified {size} of {source} onto {target}"));
     }
     Ok(())
 }

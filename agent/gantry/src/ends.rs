@@ -250,12 +250,21 @@ fn refused(info: DiskInfo, refusal: String) -> TargetDisk {
 
 /// Opens an end only to read it: devices past the page cache, so that what is compared is the medium.
 pub fn reader(name: &str) -> Result<Arc<dyn ReadAt>> {
-    Ok(match EndName::parse(name)? {
-        EndName::Plain(path) | EndName::Raw(path) if !path.is_file() => {
-            Arc::new(BlockDevice::open_reader(&path, Identity::default())?)
-        }
-        name => elsewhere(&name)?,
-    })
+    match EndName::parse(name)? {
+        EndName::Plain(path) | EndName::Raw(path) if !path.is_file() => device(&path),
+        name => elsewhere(&name),
+    }
+}
+
+/// A disk by path, serial number or WWN, or any other block device by path.
+fn device(name: &Path) -> Result<Arc<dyn ReadAt>> {
+    let disks = scan(&Roots::default()).context("listing the disks of this machine")?.disks;
+    let (path, identity) = match select(&disks, &name.to_string_lossy()) {
+        Ok(disk) => (PathBuf::from(&disk.identity.path), disk.identity.clone()),
+        Err(_) if name.exists() => (name.to_owned(), Identity::default()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Arc::new(BlockDevice::open_reader(&path, identity)?))
 }
 
 /// Makes a target as large as its source, if `name` is that of a file that does not exist.

@@ -1,14 +1,12 @@
 //! How events reach the person or the machine that watches: a bar on a terminal, plain lines elsewhere, JSON on demand.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
 use gantry_disk::size::human;
 use gantry_replicate::progress::{Figures, Progress};
-use gantry_replicate::{Event, Events, Report};
+use gantry_replicate::{Event, Events};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -91,13 +89,6 @@ fn clock(seconds: u64) -> String {
         0 => format!("{}:{:02}", seconds / 60, seconds % 60),
         hours => format!("{hours}:{:02}:{:02}", seconds / 60 % 60, seconds % 60),
     }
-}
-
-/// How a report is kept: `--report FILE`.
-pub fn keep_report(file: Option<&Path>, report: &Report) -> Result<()> {
-    let Some(path) = file else { return Ok(()) };
-    let json = serde_json::to_vec_pretty(report).context("writing the report")?;
-    std::fs::write(path, json).with_context(|| format!("writing {}", path.display()))
 }
 
 /// An event in words, one line.

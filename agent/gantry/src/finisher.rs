@@ -133,7 +133,7 @@ fn repair(
     let outcome = run_repair(&nodes, void_hibernation, report, tell);
     for (disk, view) in disks.iter_mut().zip(views) {
         match view.close() {
-            Ok(pieces) => disk.pieces = pieces,
+            Ok(closed) => (disk.pieces, disk.written) = (closed.pieces, closed.written),
             // What stopped repair is the first cause; a view that does not close is often only what follows.
             Err(error) if outcome.is_err() => tell(Stage::Repairing, &error.to_string()),
             Err(error) => return Err(error.into()),

@@ -7,7 +7,7 @@ use gantry_disk::machine::Machine;
 use gantry_disk::roots::{Roots, attribute};
 use gantry_disk::{BadSectors, DiskError};
 use gantry_replicate::link::PeerFault;
-use gantry_replicate::report::SourceFacts;
+use gantry_replicate::report::Report;
 use gantry_replicate::stop::Stop;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -45,15 +45,15 @@ pub fn bad_sectors(text: &str) -> Result<BadSectors, String> {
 }
 
 /// Says plainly what of the source could not be read.
-pub fn show_bad_sectors(facts: &SourceFacts) {
-    for disk in facts.disks.iter().filter(|disk| !disk.bad_sectors.is_empty()) {
+pub fn show_bad_sectors(report: &Report) {
+    for disk in report.disks.iter().filter(|disk| !disk.bad_sectors.is_empty()) {
         let bytes: u64 = disk.bad_sectors.iter().map(|(_, length)| length).sum();
         let places = disk.bad_sectors.len();
         let first = disk.bad_sectors[0].0;
         events::say(&format!(
             "WARNING: {}: {bytes} bytes in {places} places could not be read and are zero in the replica, the first at \
              byte {first}; the report lists them",
-            disk.path
+            disk.source.path
         ));
     }
 }

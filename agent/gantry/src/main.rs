@@ -16,6 +16,7 @@ mod pause;
 mod priority;
 mod receive;
 mod repair;
+mod report;
 mod resume;
 mod send;
 mod status;

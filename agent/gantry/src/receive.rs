@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Result;
 use gantry_repair::handover;
 use gantry_replicate::receiver::{ReceiveOptions, receive};
-use gantry_replicate::{Event, Events, Report};
+use gantry_replicate::report::{Machine, State, VERSION, clock};
+use gantry_replicate::{Event, Events, Kept, Report};
 use gantry_wire::{Code, DiskInfo};
 use serde_json::json;
 
@@ -16,7 +17,8 @@ use crate::control::{Control, Role};
 use crate::ends::{self, EraseRule};
 use crate::finisher::{Finish, clear_leftovers};
 use crate::names::EndName;
-use crate::{events, machine, pairing};
+use crate::report::Keep;
+use crate::{events, machine, pairing, report};
 
 /// Receive a machine: write it, verify it, repair it, commit it.
 ///
@@ -47,9 +49,8 @@ pub struct Args {
     /// Take only blank disks, whatever --erase says.
     #[arg(long)]
     blank_only: bool,
-    /// Keep the report as JSON.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
     /// Print events as JSON, one a line.
     #[arg(long)]
     json: bool,
@@ -70,6 +71,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn work(args: Args) -> Result<()> {
+    args.keep.prepare()?;
     let events = events::sink(args.json);
     if args.appliance {
         clear_leftovers(&events);
@@ -107,13 +109,13 @@ fn work(args: Args) -> Result<()> {
         code,
         code_valid: Duration::from_secs(args.code_valid * 60),
         disks,
-        committed: mark.map(|mark| Report { session: mark.session, ..Report::default() }),
+        committed: mark.map(|mark| forgotten(mark.session)),
         machine: machine::name(),
         software: machine::software(),
     };
     let runtime = machine::runtime()?;
     let (_control, heard) = Control::open(Role::Receive, None, &events);
-    let report = runtime.block_on(receive(options, Box::new(finisher), heard))?;
+    let kept = runtime.block_on(receive(options, Box::new(finisher), heard))?;
     drop(runtime);
     // Finishing voids the code.
     if let Some(path) = &code_file
@@ -122,13 +124,14 @@ fn work(args: Args) -> Result<()> {
         let text = format!("the used code could not be removed: {}: {error}", path.display());
         events.tell(Event::Stage { text });
     }
-    events::keep_report(args.report.as_deref(), &report)?;
+    args.keep.keep(&kept)?;
+    let Kept { report, signatures } = kept;
     match args.json {
-        true => events::object(&json!({ "event": "done", "report": report })),
+        true => events::object(&json!({ "event": "done", "report": report, "signatures": signatures })),
         false => show(&report),
     }
     if args.appliance {
-        let boot_disk = report.disks.first().map(|disk| disk.target.clone()).or(boot_disk);
+        let boot_disk = report.disks.first().map(|disk| disk.target.path.clone()).or(boot_disk);
         prepare_handover(boot_disk, &events);
     }
     Ok(())
@@ -155,19 +158,27 @@ fn show_code(json: bool, code: &Code, valid: u64) {
     }
 }
 
+/// All that is known after a restart of a session that was committed before it.
+fn forgotten(session: String) -> Report {
+    let target = Machine { name: machine::name(), software: machine::software(), clock: clock() };
+    Report { version: VERSION, state: State::Forgotten, session, target, ..Report::default() }
+}
+
 fn show(report: &Report) {
     for disk in &report.disks {
-        events::say(&format!("{} -> {}: root {}", disk.source, disk.target, disk.root));
+        events::say(&format!("{} -> {}: root {}", disk.source.path, disk.target.path, disk.root));
+        if disk.after.root != disk.root {
+            events::say(&format!("{}: root {} after the changes", disk.target.path, disk.after.root));
+        }
     }
-    machine::show_bad_sectors(&report.source);
+    machine::show_bad_sectors(report);
     for note in &report.transforms {
         events::say(&format!("changed for this disk: {note}"));
     }
     for phase in &report.phases {
-        events::say(&format!("phase {}: {:.1} s", phase.name, phase.seconds));
+        events::say(&format!("phase {}: {:.1} s", phase.name, phase.milliseconds as f64 / 1000.0));
     }
-    let repaired = if report.repair.is_null() { "not repaired" } else { "repaired" };
-    events::say(&format!("state: {repaired}, boot not proven"));
+    events::say(&report::state(report));
 }
 
 /// UEFI: the next start goes to the replica's own loader. A failure is said, not fatal: the mark is the second way.

@@ -10,6 +10,7 @@ use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
 use gantry_replicate::Event;
+use gantry_replicate::Kept;
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::stop::Stop;
 use gantry_replicate::throttle::{Schedule, Throttle, clock};
@@ -17,6 +18,7 @@ use serde_json::json;
 
 use crate::control::{Control, Role};
 use crate::priority::Priority;
+use crate::report::{self, Keep};
 use crate::{ends, events, machine, pairing};
 
 /// Send this machine's disks to a receiver.
@@ -54,9 +56,8 @@ pub struct Args {
     /// How much this gives way to the other programs of a live host.
     #[arg(long, value_enum, default_value = "normal")]
     priority: Priority,
-    /// Keep the report as JSON.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
     /// Print events as JSON, one a line.
     #[arg(long)]
     json: bool,
@@ -79,6 +80,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn work(args: Args) -> Result<()> {
     args.priority.apply()?;
     let note = clock::check(&[&args.limit, &args.read_limit])?;
+    args.keep.prepare()?;
     let code = pairing::read(args.code_file.as_deref())?;
     let disks = ends::sources(&args.disks)?;
     let paths: Vec<String> = disks.iter().map(|disk| disk.identity().path.clone()).collect();
@@ -109,26 +111,24 @@ fn work(args: Args) -> Result<()> {
     };
     let runtime = machine::runtime()?;
     let sent = runtime.block_on(send(options, events))?;
-    events::keep_report(args.report.as_deref(), &sent.report)?;
-    let Sent { report, wire_bytes, resent_chunks } = sent;
+    args.keep.keep(&sent.kept)?;
+    let Sent { kept: Kept { report, signatures }, wire_bytes, resent_chunks } = sent;
     if args.json {
         events::object(&json!({
-            "event": "done", "report": report, "wire_bytes": wire_bytes, "resent_chunks": resent_chunks,
+            "event": "done", "report": report, "signatures": signatures, "wire_bytes": wire_bytes,
+            "resent_chunks": resent_chunks,
         }));
         return Ok(());
     }
     for disk in &report.disks {
-        events::say(&format!("{} -> {}: root {}", disk.source, disk.target, disk.root));
+        events::say(&format!("{} -> {}: root {}", disk.source.path, disk.target.path, disk.root));
     }
-    machine::show_bad_sectors(&report.source);
+    machine::show_bad_sectors(&report);
     let (wire, again) = (human(wire_bytes), human(resent_chunks << 20));
     events::say(&format!(
         "sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged"
     ));
-    let repaired = if report.repair.is_null() { "not repaired" } else { "repaired" };
-    events::say(&format!(
-        "state: {repaired}, boot not proven; a reset of this machine would start the old system"
-    ));
+    events::say(&format!("{}; a reset of this machine would start the old system", report::state(&report)));
     Ok(())
 }
 

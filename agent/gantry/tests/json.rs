@@ -59,7 +59,7 @@ fn a_crossing_is_events_alone() {
     assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
     let done = last(&sent);
     assert_eq!(done["event"], "done");
-    assert_eq!(done["report"]["disks"][0]["target"], target.display().to_string());
+    assert_eq!(done["report"]["disks"][0]["target"]["path"], target.display().to_string());
     assert!(done["wire_bytes"].as_u64().unwrap() > 0);
     assert_eq!(until("done")["report"]["disks"][0]["root"], done["report"]["disks"][0]["root"]);
     assert_eq!(receiver.child.wait().unwrap().code(), Some(0));

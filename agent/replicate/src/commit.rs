@@ -11,11 +11,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::{Label, LabelStage};
 use gantry_disk::pending::{PLACE, put};
+use gantry_disk::view::Written;
 use gantry_disk::{Geometry, SectorSize};
 use gantry_wire::Stage;
 
+use crate::after::Changed;
+use crate::event::Events;
+use crate::groups::GroupNodes;
 use crate::replica::{Pieces, Replica};
-use crate::report::Report;
+use crate::report::{Report, State, clock};
 use crate::stop::Stop;
 
 /// A verified disk as the finisher sees it.
@@ -31,6 +35,18 @@ pub struct FinishDisk {
     pub sector_size: SectorSize,
     /// Head and tail, in memory: what the finisher changes here is what will be committed.
     pub pieces: Pieces,
+    /// What the finisher has written past the pieces: nothing, until it says otherwise.
+    pub written: Written,
+}
+
+/// A replica that equals its source.
+pub struct Verified<'a> {
+    /// The disk.
+    pub replica: &'a Replica,
+    /// Its label.
+    pub label: Label,
+    /// Its nodes, all of them known.
+    pub groups: GroupNodes,
 }
 
 /// What makes a verified replica fit its new machine: transforms and repair.
@@ -40,14 +56,17 @@ pub trait Finisher: Send + Sync {
     -> Result<()>;
 }
 
-/// Finishes verified replicas. `labels` are theirs, one a disk.
+/// Finishes verified replicas, one a disk of the report.
 pub fn finish(
-    replicas: &[&Replica],
-    labels: &[Label],
+    verified: &[Verified<'_>],
     finisher: &dyn Finisher,
     report: &mut Report,
     tell: &dyn Fn(Stage, &str),
+    events: &Events,
 ) -> Result<()> {
+    let replicas: Vec<&Replica> = verified.iter().map(|disk| disk.replica).collect();
+    let labels: Vec<Label> = verified.iter().map(|disk| disk.label.clone()).collect();
+    let (replicas, labels) = (&replicas[..], &labels[..]);
     relabel(replicas, labels, LabelStage::Repairing)?;
     let mut disks: Vec<FinishDisk> = replicas
         .iter()
@@ -57,20 +76,31 @@ pub fn finish(
             source_size: replica.source_size(),
             sector_size: replica.sector_size(),
             pieces: replica.pieces(),
+            written: Written::Ranges(Vec::new()),
         })
         .collect();
     let began = Instant::now();
     // Repair is not tried again by itself, whatever made it fail.
     finisher.finish(&mut disks, report, tell).map_err(|error| Stop(format!("{error:#}")))?;
     report.phase("repair", began);
-    for (replica, disk) in replicas.iter().zip(disks) {
+    let began = Instant::now();
+    tell(Stage::Repairing, "reading back what was changed");
+    for ((Verified { replica, groups, .. }, disk), report) in
+        verified.iter().zip(disks).zip(&mut report.disks)
+    {
+        let pieces = replica.pieces();
         replica.set_pieces(disk.pieces)?;
+        let changed = Changed { replica, before: groups, pieces: &pieces, written: &disk.written };
+        report.after = changed.after(verified.len(), events).context("reading back what was changed")?;
     }
+    report.phase("after", began);
     tell(Stage::Committing, "writing heads");
     let labels = relabel(replicas, labels, LabelStage::Committing)?;
     let began = Instant::now();
     commit(replicas, &labels).context("committing")?;
     report.phase("commit", began);
+    report.state = if report.repair.is_null() { State::Verified } else { State::Repaired };
+    report.committed = clock();
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::chunkset::ChunkSet;
 const OPEN: usize = 64;
 
 /// The nodes of a disk's groups.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GroupNodes {
     size: u64,
     nodes: Vec<Hash>,
@@ -24,7 +24,7 @@ pub struct GroupNodes {
     open: BTreeMap<u64, OpenGroup>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct OpenGroup {
     nodes: Box<[Hash; GROUP as usize]>,
     have: u64,
@@ -103,6 +103,15 @@ impl GroupNodes {
         Some(root.finish(self.size, sector_size))
     }
 
+    /// At most `most` (at least 1) nodes that cover the disk, and the bytes that each covers. Every group must be known.
+    pub fn spans(&self, most: usize) -> (u64, Vec<Hash>) {
+        let mut height = 0;
+        while self.nodes.len().div_ceil(1 << height) > most.max(1) {
+            height += 1;
+        }
+        ((GROUP * CHUNK) << height, tree::spans(&self.nodes, height))
+    }
+
     /// Bytes of chunk `index`; only the last may be short.
     pub fn chunk_length(&self, index: u64) -> usize {
         CHUNK.min(self.size - index * CHUNK) as usize
@@ -135,6 +144,20 @@ mod tests {
         assert!(groups.root(512).is_some());
         groups.forget(69);
         assert_eq!((groups.node(0), groups.node(1)), (Some(done[0].1), None));
+    }
+
+    #[test]
+    fn spans_are_as_fine_as_their_number_allows() {
+        let mut groups = GroupNodes::new(5 * GROUP * CHUNK - 512);
+        (0..5).for_each(|group| groups.set(group, node(group)));
+        let span = |most| {
+            let (span, nodes) = groups.spans(most);
+            (span >> 26, nodes.len())
+        };
+        assert_eq!(
+            [span(5), span(4), span(3), span(2), span(1), span(0)],
+            [(1, 5), (2, 3), (2, 3), (4, 2), (8, 1), (8, 1)]
+        );
     }
 
     #[test]

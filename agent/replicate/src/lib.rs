@@ -13,6 +13,8 @@
 //! Every read of a source and every byte on a data stream passes a [`throttle`]; a [`progress::Meter`] watches each pass
 //! and tells rates and time left.
 
+pub mod after;
+pub mod against;
 pub mod buffer;
 pub mod chunkset;
 pub mod commit;
@@ -20,6 +22,7 @@ pub mod event;
 mod fit;
 mod gauge;
 pub mod groups;
+pub mod kept;
 pub mod link;
 pub mod local;
 pub mod pack;
@@ -33,9 +36,11 @@ pub mod report;
 pub mod sender;
 mod source;
 pub mod stop;
+pub mod sweep;
 pub mod throttle;
 pub mod tls;
 
 pub use event::{Event, Events};
+pub use kept::Kept;
 pub use progress::Progress;
 pub use report::Report;

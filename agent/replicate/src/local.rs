@@ -1,34 +1,33 @@
 //! Copy and verify on one host: the same replica, the same tree, the same commit, no network.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::{Label, LabelStage};
 use gantry_disk::{BadSectors, Geometry, ReadAt, WriteAt};
 use gantry_wire::Extent;
 use gantry_wire::limits::{CHUNK, GROUP};
-use gantry_wire::tree::{self, Hash, Leaves};
+use gantry_wire::tree;
 use tokio_util::sync::CancellationToken;
 
 use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
-use crate::commit::{Finisher, finish};
+use crate::commit::{Finisher, Verified, finish};
 use crate::event::{Event, Events};
 use crate::groups::GroupNodes;
 use crate::patch::{differing, ranges};
 use crate::progress::{Course, Done, Meter};
 use crate::random;
 use crate::replica::Replica;
-use crate::report::{DiskReport, Report, SourceFacts, clock};
+use crate::report::{Disk, DiskReport, Machine, Report, SourceFacts, VERSION, clock};
 use crate::source::{Run, Source};
+use crate::sweep::{leaves, node_of, sweep, sweep_freely};
 use crate::throttle::{Reads, Throttle};
 
-const THREADS: usize = 4;
 /// Read-backs that find differences before the target is called unreliable.
 const ROUNDS: u32 = 8;
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// How a copy is set up.
 #[derive(Debug, Clone)]
@@ -39,6 +38,8 @@ pub struct CopyOptions {
     pub bad_sectors: BadSectors,
     /// How fast the source may be read; kept by the caller, it can be changed while this runs.
     pub throttle: Throttle,
+    /// What this machine is called, for the report.
+    pub machine: String,
     /// What the software is called, for the report.
     pub software: String,
 }
@@ -68,8 +69,10 @@ pub fn copy(
     let source = &Source::new(source, options.bad_sectors)?;
     source.check_fit(replica.end().size())?;
     replica.label_and_blank(&label)?;
-    let mut report = Report { version: 1, software: options.software.clone(), ..Report::default() };
-    report.boot = "not proven".to_owned();
+    let machine = Machine { name: options.machine.clone(), software: options.software.clone(), clock: 0 };
+    let (source_machine, began) = (machine.clone(), clock());
+    let mut report =
+        Report { version: VERSION, source: source_machine, target: machine, began, ..Report::default() };
 
     let reads = &options.throttle.reads(CancellationToken::new());
     if !options.base {
@@ -84,23 +87,22 @@ pub fn copy(
     report.phase("compare", began);
 
     let root = tree::hex(&source.root()?);
-    let (from, to) = (source.end().identity(), replica.end().identity().clone());
-    events.tell(Event::Verified { disk: to.path.clone(), root: root.clone() });
+    let to = replica.end();
+    events.tell(Event::Verified { disk: to.identity().path.clone(), root: root.clone() });
     report.disks = vec![DiskReport {
-        source: from.path.clone(),
-        source_serial: from.serial.clone(),
-        target: to.path,
-        target_serial: to.serial,
-        size,
+        source: Disk::of(source.end()),
+        target: Disk::of(&**to),
         sector_size: sector.bytes(),
         root,
         rewritten_chunks: rewritten,
+        ..DiskReport::default()
     }];
-    report.clock = clock();
-    report.source =
-        SourceFacts { software: options.software.clone(), clock: report.clock, disks: vec![source.facts()] };
+    let (software, clock) = (options.software.clone(), clock());
+    let facts = SourceFacts { software, clock, disks: vec![source.facts()] };
+    report.verified(facts).map_err(anyhow::Error::msg)?;
     let tell = |_, text: &str| events.tell(Event::Stage { text: text.to_owned() });
-    finish(&[&replica], &[label], finisher, &mut report, &tell)?;
+    let groups = source.groups().clone();
+    finish(&[Verified { replica: &replica, label, groups }], finisher, &mut report, &tell, events)?;
     events.tell(Event::Committed);
     Ok(report)
 }
@@ -189,23 +191,6 @@ fn compare_group(source: &Source, replica: &Replica, group: u64, reads: &Reads) 
     Ok(chunks)
 }
 
-/// Reads a group of a disk of which the first `size` bytes count; the leaves of its chunks. Stands still in a pause.
-fn leaves(disk: &(impl ReadAt + ?Sized), size: u64, group: u64, reads: &Reads) -> Result<Vec<Leaves>> {
-    let stop = tree::chunks(size).min((group + 1) * GROUP);
-    let read = |index: u64| {
-        reads.hold()?;
-        with_buffer(CHUNK.min(size - index * CHUNK) as usize, |bytes| {
-            disk.read_at(index * CHUNK, bytes)?;
-            Ok(tree::leaves(bytes))
-        })
-    };
-    (group * GROUP..stop).map(read).collect()
-}
-
-fn node_of(leaves: &[Leaves]) -> Hash {
-    tree::group(&leaves.iter().map(tree::chunk_of).collect::<Vec<_>>())
-}
-
 /// What a comparison found.
 #[derive(Debug)]
 pub struct Comparison {
@@ -231,11 +216,8 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     let (count, places) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let queue = Mutex::new(0..tree::groups(size));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let disk = first.identity().path.clone();
-    let course = Course { disk, total: size, before: 0, need: Some(size), tally: Arc::default() };
-    let reads = Throttle::unlimited().reads(CancellationToken::new());
-    sweep(Meter::new("compare", vec![course]), next, &reads, events, |group, tell| {
-        let (one, two) = (leaves(first, size, group, &reads)?, leaves(second, size, group, &reads)?);
+    sweep_freely("compare", (&first.identity().path, size), next, events, |group, reads| {
+        let (one, two) = (leaves(first, size, group, reads)?, leaves(second, size, group, reads)?);
         for (nodes, leaves) in nodes.iter().zip([&one, &two]) {
             nodes.lock().unwrap_or_else(PoisonError::into_inner).set(group, node_of(leaves));
         }
@@ -247,8 +229,7 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
                 places.push(index * CHUNK);
             }
         }
-        tell(Done { chunks: one.len() as u64, skipped: 0 });
-        Ok(())
+        Ok(one.len() as u64)
     })?;
     let root = |nodes: &Mutex<GroupNodes>, disk: &dyn ReadAt| {
         let nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,54 +245,4 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
         differing: count.into_inner(),
         places,
     })
-}
-
-/// Runs `work` over what `next` gives, on several threads; begins nothing in a pause. Stops at the first error, and ends
-/// `reads` then: nobody must sleep through it. `work` tells what it has done.
-fn sweep<T>(
-    mut meter: Meter,
-    next: impl Fn() -> Option<T> + Sync,
-    reads: &Reads,
-    events: &Events,
-    work: impl Fn(T, &dyn Fn(Done)) -> Result<()> + Sync,
-) -> Result<()> {
-    let done = Mutex::new(Done::default());
-    let failure = Mutex::new(None);
-    let stop = AtomicBool::new(false);
-    let mut report = || {
-        let progress = meter.look(reads.are_held(), &[*done.lock().unwrap_or_else(PoisonError::into_inner)]);
-        events.tell(Event::Progress(progress));
-    };
-    let tell = |more: Done| {
-        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-        done.chunks += more.chunks;
-        done.skipped += more.skipped;
-    };
-    let worker = || {
-        while !stop.load(Ordering::Relaxed)
-            && let Some(item) = next()
-        {
-            if let Err(error) = reads.hold().map_err(anyhow::Error::from).and_then(|()| work(item, &tell)) {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                stop.store(true, Ordering::Relaxed);
-                reads.end();
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(worker)).collect();
-        let mut told = Instant::now();
-        while threads.iter().any(|thread| !thread.is_finished()) {
-            std::thread::sleep(Duration::from_millis(20));
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
-                report();
-            }
-        }
-    });
-    report();
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error).with_context(|| format!("{} stopped", meter.phase())),
-        None => Ok(()),
-    }
 }

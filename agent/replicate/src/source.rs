@@ -125,8 +125,7 @@ impl Source {
 
     /// What only this end knows of it, for the report.
     pub fn facts(&self) -> SourceDiskFacts {
-        let bad_sectors = self.end.given_up().into_iter().map(|range| (range.start, range.end - range.start));
-        SourceDiskFacts { path: self.end.identity().path.clone(), bad_sectors: bad_sectors.collect() }
+        SourceDiskFacts::of(&self.end)
     }
 
     /// The chunks that are not in `done`, in runs. One run at a time: a list of them all would be 32 MiB for 16 TiB.

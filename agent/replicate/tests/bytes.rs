@@ -88,7 +88,9 @@ async fn a_dead_epoch_that_comes_alive_writes_nothing() {
         let sent = timeout(PATIENCE, second).await.unwrap().unwrap().unwrap();
         receiver.task.await.unwrap().unwrap();
         images.assert_equal();
-        println!("held at byte {moment}; report {:?}", sent.report.disks[0].rewritten_chunks);
+        let told = &sent.kept.report.disks[0].source.path;
+        assert_eq!(*told, images.source.display().to_string(), "the report names the source that was taken");
+        println!("held at byte {moment}; report {:?}", sent.kept.report.disks[0].rewritten_chunks);
     }
 }
 

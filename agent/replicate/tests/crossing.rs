@@ -9,6 +9,7 @@ use std::time::Duration;
 use gantry_disk::BadSectors;
 use gantry_disk::label::parse;
 use gantry_replicate::Event;
+use gantry_replicate::kept::{End, Kept, Read};
 use gantry_wire::Code;
 use lab::*;
 
@@ -21,12 +22,22 @@ async fn a_disk_arrives_bit_for_bit() {
         let receiver = start_receiver(target(&images.target), anywhere()).await;
         let (sender, _) = start_sender(source(&images.source), receiver.address, code());
         let sent = sender.await.unwrap().unwrap();
-        let report = receiver.task.await.unwrap().unwrap();
+        let kept = receiver.task.await.unwrap().unwrap();
         images.assert_equal();
-        assert_eq!(sent.report.disks[0].root, report.disks[0].root);
-        assert_eq!(report.disks[0].root.len(), 64);
-        assert_eq!((report.disks[0].rewritten_chunks, sent.resent_chunks), (0, 0));
+        assert_eq!(sent.kept, kept, "both ends keep the same report");
+        assert_both_signed(&kept);
+        assert_eq!(kept.report.disks[0].root.len(), 64);
+        assert_eq!((kept.report.disks[0].rewritten_chunks, sent.resent_chunks), (0, 0));
     }
+}
+
+/// As anybody sees it who is given the file.
+fn assert_both_signed(kept: &Kept) {
+    let read = Read::parse(&serde_json::to_vec_pretty(kept).unwrap()).unwrap();
+    for end in [End::Source, End::Target] {
+        read.signature(end).unwrap().unwrap();
+    }
+    assert_ne!(kept.signatures[0].key, kept.signatures[1].key);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,9 +58,9 @@ async fn a_flipped_bit_on_the_medium_is_found_and_rewritten() {
     let receiver = start_receiver_with(target(&images.target), anywhere(), valid, Log::with(spoil)).await;
     let (sender, _) = start_sender(source(&images.source), receiver.address, code());
     sender.await.unwrap().unwrap();
-    let report = receiver.task.await.unwrap().unwrap();
+    let kept = receiver.task.await.unwrap().unwrap();
     images.assert_equal();
-    assert_eq!(report.disks[0].rewritten_chunks, 1, "exactly the spoilt chunk");
+    assert_eq!(kept.report.disks[0].rewritten_chunks, 1, "exactly the spoilt chunk");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,9 +140,9 @@ async fn a_base_costs_only_the_leaves_that_differ() {
     let receiver = start_receiver_on(vec![end], Log::new()).await;
     let (sender, log) = start_sender(source(&images.source), receiver.address, code());
     let sent = sender.await.unwrap().unwrap();
-    let report = receiver.task.await.unwrap().unwrap();
+    let kept = receiver.task.await.unwrap().unwrap();
     images.assert_equal();
-    assert!(report.phases.iter().all(|phase| phase.name != "full"), "no full pass");
+    assert!(kept.report.phases.iter().all(|phase| phase.name != "full"), "no full pass");
     let held = 2 * MIB + 4096;
     let most = changed.len() as u64 * LEAF + held + changed.len() as u64 * 100;
     println!("{} leaves changed, {} bytes crossed", changed.len(), sent.wire_bytes);
@@ -148,10 +159,9 @@ async fn a_bad_sector_is_zero_and_listed_when_that_is_wanted() {
     let receiver = start_receiver(target(&images.target), anywhere()).await;
     let (sender, _) = start_sender_with(end, receiver.address, BadSectors::Zero);
     let sent = sender.await.unwrap().unwrap();
-    let report = receiver.task.await.unwrap().unwrap();
-    for report in [&sent.report, &report] {
-        assert_eq!(report.source.disks[0].bad_sectors, [(bad, 512)]);
-    }
+    let kept = receiver.task.await.unwrap().unwrap();
+    assert_eq!(sent.kept, kept);
+    assert_eq!(kept.report.disks[0].bad_sectors, [(bad, 512)]);
     let mut expected = std::fs::read(&images.source).unwrap();
     expected[bad as usize..][..512].fill(0);
     let found = std::fs::read(&images.target).unwrap();

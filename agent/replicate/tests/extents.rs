@@ -75,6 +75,7 @@ fn options() -> CopyOptions {
         base: false,
         bad_sectors: BadSectors::Stop,
         throttle: Throttle::unlimited(),
+        machine: String::new(),
         software: String::new(),
     }
 }

@@ -83,11 +83,11 @@ async fn a_receiver_that_dies_at_any_point_is_taken_up_again() {
     let proxy = Proxy::start(receiver.address).await;
     let (mut sender, _) = start_sender(source(&images.source), proxy.address, code());
     let mut deaths = 0;
-    let report = loop {
+    let kept = loop {
         tokio::select! {
             done = &mut receiver.task => {
                 match done.unwrap() {
-                    Ok(report) => break report,
+                    Ok(kept) => break kept,
                     // The finishing thread met its disk's death; a real machine would simply be gone.
                     Err(error) => assert!(format!("{error:#}").contains("the machine is off"), "{error:#}"),
                 }
@@ -125,7 +125,7 @@ async fn a_receiver_that_dies_at_any_point_is_taken_up_again() {
     };
     sender.await.unwrap().unwrap();
     images.assert_equal();
-    println!("{deaths} deaths, root {}", report.disks[0].root);
+    println!("{deaths} deaths, root {}", kept.report.disks[0].root);
     assert!(deaths > 1, "the disk hardly died: little was tested");
 }
 

@@ -79,7 +79,7 @@ fn assign(pairs: &[(u16, u16)]) -> Told {
 
 #[rustfmt::skip]
 const LIES: &[Lie] = &[
-    ("no Hello", Point::Paired, |_| control(Message::Done), "expected Hello, not message 20"),
+    ("no Hello", Point::Paired, |_| control(Message::Done { signature: None }), "expected Hello, not message 20"),
     ("an older sender", Point::Paired, |s| control(s.hello(vec![1], vec![])), "update Gantry on the source"),
     ("a newer sender", Point::Paired, |s| control(s.hello(vec![9, 3], vec![])), "update Gantry on the target"),
     ("no versions", Point::Paired, |s| control(s.hello(vec![], vec![])), "update Gantry on the source"),
@@ -87,7 +87,7 @@ const LIES: &[Lie] = &[
     ("a frame's length", Point::Paired, |_| vec![(Control, vec![0xff, 0xff, 0xff, 0x7f, 3, 0, 0, 0])], "frame length is 2147483647"),
     ("header bytes", Point::Paired, |_| vec![(Control, vec![0, 0, 0, 0, 20, 0, 1, 0])], "unknown reserved header bytes: 1"),
     ("a tag", Point::Paired, |_| vec![(Control, raw(99, &[]))], "unknown message tag: 99"),
-    ("bytes behind the end", Point::Paired, |_| vec![(Control, raw(20, &[0]))], "1 bytes after the end"),
+    ("bytes behind the end", Point::Paired, |_| vec![(Control, raw(21, &[0]))], "1 bytes after the end"),
     ("text", Point::Paired, |_| vec![(Control, raw(3, &[1, 0, 0, 0, 2, 0, 1, 0, 0xff]))], "software is not UTF-8"),
     ("a disk's size", Point::Paired, |s| hello(s, |d| d.size = u64::MAX), "disk size is 18446744073709551615"),
     ("many disks", Point::Paired, |s| control(s.hello(vec![2], vec![disk_info(SIZE); 65])), "disks is 65, more than 64"),
@@ -103,7 +103,7 @@ const LIES: &[Lie] = &[
     ("no such target", Point::Offered, |_| assign(&[(0, 7)]), "a target disk that is not there"),
     ("no such source", Point::Offered, |_| assign(&[(7, 0)]), "a source disk that is not there"),
     ("one source twice", Point::Offered, |_| assign(&[(0, 0), (0, 0)]), "a source disk is assigned twice"),
-    ("no Assign", Point::Offered, |_| control(Message::Done), "expected Assign, not message 20"),
+    ("no Assign", Point::Offered, |_| control(Message::Done { signature: None }), "expected Assign, not message 20"),
     ("a chunk on the control link", Point::Begun, |s| control(s.chunk(0)), "message 8 has no place in an epoch"),
     ("Hello again", Point::Begun, |s| control(s.hello(vec![2], vec![])), "message 3 has no place in an epoch"),
     ("acknowledging itself", Point::Begun, |_| control(Message::Ack { pass: 0, disk: 0, extents: vec![] }), "message 12 has no place"),
@@ -331,8 +331,8 @@ const ANSWERS: &[Answer] = &[
     ("no offer", HELLO, false, |_| begun(0, &[]), "expected an offer, not message 6"),
     ("finishing nothing", HELLO, false, |_| [offer(2, Stage::Repairing, vec![]), one(Message::Bye)].concat(), "message 21 while finishing"),
     ("a committed report", HELLO, false, |_| {
-        [offer(2, Stage::Committed, vec![]), one(Message::Committed { report: b"{".to_vec() })].concat()
-    }, "reading the receiver's report"),
+        [offer(2, Stage::Committed, vec![]), one(Message::Committed { report: b"{}".to_vec(), signature: [0; 64] })].concat()
+    }, "the receiver's signature of its report"),
     ("a frame's length", HELLO, false, |_| vec![vec![0xff; 8]], "frame length is 4294967295"),
     ("a tag", HELLO, false, |_| vec![raw(10, &[])], "unknown message tag: 10"),
     ("hanging up", HELLO, false, |_| vec![], "the connection broke"),
@@ -372,7 +372,7 @@ const ANSWERS: &[Answer] = &[
     ("a medium that keeps nothing", FINISH, true, |_| vec![], "does not keep what is written"),
     ("no roots", ROOTS, false, |_| one(Message::Roots { roots: vec![] }), "the roots of source and target differ"),
     ("other roots", ROOTS, false, |_| one(Message::Roots { roots: vec![[0; 32]] }), "the roots of source and target differ"),
-    ("no report", FINISH, false, |_| one(Message::Committed { report: b"[]".to_vec() }), "reading the receiver's report"),
+    ("a report that it has not signed", FINISH, false, |_| one(Message::Committed { report: b"[]".to_vec(), signature: [0; 64] }), "the receiver's signature of its report"),
     ("a report without end", FINISH, false, |_| vec![raw(19, &[0xff; 4])], "report is 4294967295"),
     ("Bye at once", FINISH, false, |_| one(Message::Bye), "message 21 while finishing"),
     ("no Bye", DONE, false, |_| one(Message::Progress { text: "x".into() }), "expected Bye, not message 18"),

@@ -239,6 +239,7 @@ async fn a_pause_holds_a_copy_in_the_middle_of_a_group_that_it_reads_back() {
         base: false,
         bad_sectors: BadSectors::Stop,
         throttle: throttle.clone(),
+        machine: String::new(),
         software: String::new(),
     };
     let (from, to, (log, events)) = (source(&images.source), end.clone(), Log::new());

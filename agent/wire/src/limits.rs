@@ -14,8 +14,8 @@ pub const UNPAIRED_PAYLOAD: usize = 256;
 pub const DISKS: usize = 64;
 /// Bytes of a text field.
 pub const TEXT: usize = 1024;
-/// Bytes of the committed report.
-pub const REPORT: usize = 512 << 10;
+/// Bytes of the committed report: it goes in one frame.
+pub const REPORT: usize = CHUNK as usize;
 /// Extents in one list.
 pub const EXTENTS: usize = 32 << 10;
 /// Chunks in a group: 64 MiB, the unit in which hashes are kept, so that a terabyte costs half a MiB of memory.

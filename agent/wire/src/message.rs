@@ -138,6 +138,9 @@ pub struct DiskState {
     pub durable: Vec<Extent>,
 }
 
+/// An Ed25519 signature by the key of a connection's certificate.
+pub type Signature = [u8; 64];
+
 /// All that two ends say.
 #[expect(missing_docs, reason = "each variant's line says what its fields are")]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,10 +208,10 @@ pub enum Message {
     Finish { facts: Vec<u8> },
     /// What the receiver is doing after [`Message::Finish`].
     Progress { text: String },
-    /// All disks are committed; the report as JSON.
-    Committed { report: Vec<u8> },
-    /// The sender knows of the commit and lets go.
-    Done,
+    /// All disks are committed; the report as canonical JSON, and the receiver's signature of it.
+    Committed { report: Vec<u8>, signature: Signature },
+    /// The sender knows of the commit and lets go; its signature of the report, unless it cannot vouch for it.
+    Done { signature: Option<Signature> },
     /// The receiver knows that the sender knows. Both close.
     Bye,
     /// An end gives up, and why.
@@ -244,7 +247,7 @@ impl Message {
             Self::Finish { .. } => 17,
             Self::Progress { .. } => 18,
             Self::Committed { .. } => 19,
-            Self::Done => 20,
+            Self::Done { .. } => 20,
             Self::Bye => 21,
             Self::Error { .. } => 22,
             Self::Ping => 23,

@@ -65,8 +65,9 @@ fn every_message() -> Vec<Message> {
         Message::Roots { roots: vec![[9; 32]] },
         Message::Finish { facts: b"{}".to_vec() },
         Message::Progress { text: "initramfs".into() },
-        Message::Committed { report: b"{}".to_vec() },
-        Message::Done,
+        Message::Committed { report: b"{}".to_vec(), signature: [12; 64] },
+        Message::Done { signature: Some([13; 64]) },
+        Message::Done { signature: None },
         Message::Bye,
         Message::Error { fault: Fault::WrongCode, text: "no".into() },
         Message::Ping,
@@ -96,7 +97,7 @@ fn version_2_is_what_it_was() {
     }
     assert_eq!(
         all.finalize().to_hex().as_str(),
-        "409ca681a3d2fefcb2fc056d3a48e65e32f2c9e2ffab0c33720e695665deac9c"
+        "512d0b2dde862233bfaaa76f0d993dbc82f2128dbe878b900ae771b29dfb7845"
     );
     let ping = Message::EndPass { pass: 1, chunks: 100 }.to_frame();
     assert_eq!(ping, [12, 0, 0, 0, 11, 0, 0, 0, 1, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]);

@@ -121,6 +121,17 @@ pub fn groups(size: u64) -> u64 {
     size.div_ceil(GROUP * CHUNK)
 }
 
+/// The nodes `height` levels above groups: each covers 2^`height` of them, 64 MiB << `height`. Groups behind the last one
+/// count as zero. `height` is at most that of the whole tree.
+pub fn spans(groups: &[Hash], height: u32) -> Vec<Hash> {
+    let mut row = groups.to_vec();
+    for level in 0..height as usize {
+        let zero = &ZERO[GROUP_HEIGHT + level];
+        row = row.chunks(2).map(|pair| node(&pair[0], pair.get(1).unwrap_or(zero))).collect();
+    }
+    row
+}
+
 /// Builds a root from group nodes in order, holding one node a level.
 #[derive(Debug, Default)]
 pub struct RootBuilder {
@@ -210,6 +221,25 @@ mod tests {
             let data: Vec<u8> = (0..size).map(|i: usize| (i * 31 + i / 777 + seed) as u8).collect();
             assert_eq!(streamed_root(&data, 512), plain_root(&data, 512), "size {size}");
         }
+    }
+
+    #[test]
+    fn spans_are_nodes_of_the_same_tree() {
+        let groups: Vec<Hash> = (0..5u8).map(|i| [i; 32]).collect();
+        assert_eq!(spans(&groups, 0), groups);
+        let pairs = spans(&groups, 1);
+        assert_eq!(
+            pairs,
+            [node(&[0; 32], &[1; 32]), node(&[2; 32], &[3; 32]), node(&[4; 32], &zero_group())]
+        );
+        let top = spans(&groups, 3);
+        let size = 5 * GROUP * CHUNK;
+        let mut hasher = blake3::Hasher::new_keyed(&ROOT_KEY);
+        hasher.update(&top[0]).update(&size.to_le_bytes()).update(&512u32.to_le_bytes());
+        let mut builder = RootBuilder::default();
+        groups.iter().for_each(|group| builder.push(group));
+        assert_eq!(builder.finish(size, 512), *hasher.finalize().as_bytes());
+        assert_eq!(top.len(), 1);
     }
 
     #[test]

@@ -8,15 +8,17 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// One linear target. Numbers in 512-byte units.
+/// One target: a part of a device and what is there. Numbers in 512-byte units.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Linear {
+pub(super) struct Target {
     pub start: u64,
     pub length: u64,
-    pub device: PathBuf,
-    pub offset: u64,
+    /// "linear", "zero", "snapshot": the module dm-KIND knows it.
+    pub kind: &'static str,
+    /// As that module takes them.
+    pub parameters: String,
 }
 
 /// A step that failed.
@@ -29,7 +31,7 @@ pub(super) struct Failed {
 const CONTROL: &str = "/dev/mapper/control";
 const HEADER: usize = 312;
 const SPEC: usize = 40;
-/// Room for what the kernel answers, and for a table of a few targets.
+/// Room for what the kernel answers.
 const BUFFER: usize = 16384;
 
 #[derive(Clone, Copy)]
@@ -39,10 +41,11 @@ enum Command {
     Remove = 4,
     Resume = 6,
     Load = 9,
+    Status = 12,
 }
 
 /// Makes and starts a device; returns its number.
-pub(super) fn create(name: &str, targets: &[Linear]) -> Result<u64, Failed> {
+pub(super) fn create(name: &str, targets: &[Target]) -> Result<u64, Failed> {
     let failed = |step| move |source| Failed { step, source };
     let answer =
         send(Command::Create, request(name, &[])).map_err(failed("making a device-mapper device"))?;
@@ -79,7 +82,16 @@ pub(super) fn remove(name: &str) -> Result<(), Failed> {
         .map_err(|source| Failed { step: "removing the device-mapper device", source })
 }
 
-fn request(name: &str, targets: &[Linear]) -> Vec<u8> {
+/// What the only target of a device says of itself.
+pub(super) fn status(name: &str) -> Result<String, Failed> {
+    let failed = |source| Failed { step: "asking for a device's status", source };
+    let answer = send(Command::Status, request(name, &[])).map_err(failed)?;
+    let data = u32::from_le_bytes(answer[16..20].try_into().unwrap_or_default()) as usize;
+    let text = answer.get(data.saturating_add(SPEC)..).unwrap_or_default();
+    Ok(String::from_utf8_lossy(text.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned())
+}
+
+fn request(name: &str, targets: &[Target]) -> Vec<u8> {
     let mut buffer = vec![0; HEADER];
     buffer[0..4].copy_from_slice(&4u32.to_le_bytes());
     buffer[16..20].copy_from_slice(&(HEADER as u32).to_le_bytes());
@@ -87,7 +99,7 @@ fn request(name: &str, targets: &[Linear]) -> Vec<u8> {
     let name = &name.as_bytes()[..name.len().min(127)];
     buffer[48..48 + name.len()].copy_from_slice(name);
     for target in targets {
-        let mut parameters = format!("{} {}", target.device.display(), target.offset).into_bytes();
+        let mut parameters = target.parameters.clone().into_bytes();
         parameters.push(0);
         parameters.resize(parameters.len().next_multiple_of(8), 0);
         let mut spec = [0; SPEC];
@@ -95,7 +107,8 @@ fn request(name: &str, targets: &[Linear]) -> Vec<u8> {
         spec[8..16].copy_from_slice(&target.length.to_le_bytes());
         // Where the next spec starts, from the start of this one.
         spec[20..24].copy_from_slice(&((SPEC + parameters.len()) as u32).to_le_bytes());
-        spec[24..30].copy_from_slice(b"linear");
+        let kind = &target.kind.as_bytes()[..target.kind.len().min(15)];
+        spec[24..24 + kind.len()].copy_from_slice(kind);
         buffer.extend(spec);
         buffer.extend(parameters);
     }
@@ -132,10 +145,14 @@ mod tests {
 
     #[test]
     fn a_request_is_laid_out_as_the_kernel_reads_it() {
-        let target =
-            |start, length, device: &str, offset| Linear { start, length, device: device.into(), offset };
+        let target = |start, length, parameters: &str| Target {
+            start,
+            length,
+            kind: "linear",
+            parameters: parameters.into(),
+        };
         let request =
-            request("gantry0", &[target(0, 2048, "/dev/loop0", 0), target(2048, 4096, "/dev/sda", 2048)]);
+            request("gantry0", &[target(0, 2048, "/dev/loop0 0"), target(2048, 4096, "/dev/sda 2048")]);
         let word = |at: usize| u32::from_le_bytes(request[at..at + 4].try_into().unwrap());
         let long = |at: usize| u64::from_le_bytes(request[at..at + 8].try_into().unwrap());
         assert_eq!((word(0), word(12), word(16), word(20)), (4, 16384, 312, 2));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use gantry_disk::WriteAt;
 use gantry_wire::Message;
 use gantry_wire::limits::{CHUNK, EXTENTS, STREAMS};
@@ -24,7 +24,6 @@ use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
 use crate::progress::{Course, Done, Meter, add};
-use crate::report::clock;
 
 /// Disk threads of an epoch.
 const THREADS: usize = 4;
@@ -195,9 +194,9 @@ impl Epoch {
                 }
                 Action::Message(Message::Finish { facts }) => {
                     ensure!(self.pass.is_none(), "Finish in the middle of a pass");
-                    session.report.clock = clock();
-                    session.report.source =
-                        serde_json::from_slice(&facts).context("what the sender says of the source")?;
+                    let facts = serde_json::from_slice(&facts).map_err(|error| error.to_string());
+                    let taken = facts.and_then(|facts| session.report.verified(facts));
+                    taken.map_err(|why| anyhow!("what the sender says of the source: {why}"))?;
                     for disk in self.disks.iter() {
                         ensure!(disk.root().is_some(), "Finish before {} was verified", disk.source.path);
                     }

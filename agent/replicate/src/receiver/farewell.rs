@@ -1,4 +1,7 @@
 //! After Finish: tells the sender what the finishing thread does, and ends the session when the sender has let go.
+//!
+//! Both ends sign the report: the receiver sends it with its signature, the sender answers with its own. A sender that was
+//! started again since the roots agreed has nothing to compare the report with and does not sign.
 
 use anyhow::{Context, Result, bail};
 use gantry_wire::Message;
@@ -6,36 +9,54 @@ use gantry_wire::limits::REPORT;
 use tokio::sync::watch;
 
 use super::session::Finish;
+use crate::kept::{End, Kept, Signature, canonical, check_signature, sign};
 use crate::link::{Inbox, Outbox};
+use crate::report::Report;
+use crate::tls::{PublicKey, TlsIdentity};
 
-/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go.
+/// How finishing ended.
+pub enum Ending {
+    /// Committed, and the sender knows.
+    Committed(Box<Kept>),
+    /// It could not; the disks still carry their labels.
+    Failed(String),
+    /// A disk failed in a way that may pass: the next epoch compares and finishes again.
+    Stumbled(String),
+}
+
+/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go. `sender` is the key that it
+/// has shown.
 pub async fn follow(
     mut finish: watch::Receiver<Finish>,
     inbox: &mut Inbox,
     outbox: &Outbox,
-) -> Result<Finish> {
+    identity: &TlsIdentity,
+    sender: &PublicKey,
+) -> Result<Ending> {
     loop {
         let state = finish.borrow_and_update().clone();
-        match &state {
+        match state {
             Finish::Working(_, text) => {
-                outbox.say(Message::Progress { text: text.clone() }).await?;
+                outbox.say(Message::Progress { text }).await?;
             }
-            Finish::Failed(_) | Finish::Stumbled(_) => return Ok(state),
+            Finish::Failed(text) => return Ok(Ending::Failed(text)),
+            Finish::Stumbled(text) => return Ok(Ending::Stumbled(text)),
             Finish::Committed(report) => {
                 outbox.say(Message::Progress { text: String::new() }).await?;
-                let mut kept = (**report).clone();
-                let mut report = serde_json::to_vec(&kept).context("writing the report")?;
-                if report.len() > REPORT {
-                    kept.repair = "too long for the wire; kept on the replica".into();
-                    report = serde_json::to_vec(&kept).context("writing the report")?;
-                }
-                outbox.say(Message::Committed { report }).await?;
+                let (report, bytes) = fitting(*report)?;
+                let signature = sign(identity, &bytes)?;
+                let mut signatures = vec![Signature::new(End::Target, &identity.public_key()?, &signature)];
+                outbox.say(Message::Committed { report: bytes.clone(), signature }).await?;
                 match inbox.next().await? {
-                    Message::Done => {}
+                    Message::Done { signature: None } => {}
+                    Message::Done { signature: Some(signature) } => {
+                        check_signature(sender, &bytes, &signature).context("the sender's signature")?;
+                        signatures.push(Signature::new(End::Source, sender, &signature));
+                    }
                     other => bail!("expected Done, not message {}", other.tag()),
                 }
                 outbox.say(Message::Bye).await?;
-                return Ok(state);
+                return Ok(Ending::Committed(Box::new(Kept { report, signatures })));
             }
         }
         tokio::select! {
@@ -43,4 +64,14 @@ pub async fn follow(
             message = inbox.next() => bail!("message {} while finishing", message?.tag()),
         }
     }
+}
+
+/// The report as both ends can keep it, and its canonical bytes.
+fn fitting(mut report: Report) -> Result<(Report, Vec<u8>)> {
+    let mut bytes = canonical(&report)?;
+    if bytes.len() > REPORT {
+        report.repair = "too long for the wire; kept on the replica".into();
+        bytes = canonical(&report)?;
+    }
+    Ok((report, bytes))
 }

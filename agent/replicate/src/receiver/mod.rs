@@ -24,16 +24,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::door::{Arrival, Door};
+use self::farewell::Ending;
 use self::session::{Finish, Session};
 pub use self::session::{TargetDisk, disk_info};
 use self::work::fault_of;
-use crate::commit::{Finisher, finish};
+use crate::commit::{Finisher, Verified, finish};
 use crate::event::{Event, Events};
+use crate::kept::Kept;
 use crate::link::{Inbox, Link, LinkReader, Outbox, PeerFault};
 use crate::random;
-use crate::report::{DiskReport, Report};
+use crate::report::{self, Disk, DiskReport, Machine, Report, clock};
 use crate::stop::Stop;
-use crate::tls::TlsIdentity;
+use crate::tls::{PublicKey, TlsIdentity, key_of};
 
 /// How a receiver is set up.
 pub struct ReceiveOptions {
@@ -67,7 +69,7 @@ struct Running {
 /// How an epoch ended.
 enum End {
     /// Committed, and the sender knows.
-    Done(Box<Report>),
+    Done(Box<Kept>),
     /// Cannot be finished without a person; the disks still carry their labels.
     Stuck(String),
     /// The link or a disk failed; another epoch may follow.
@@ -78,7 +80,7 @@ enum End {
 ///
 /// # Errors
 /// A void code, or a repair that needs a person: [`Stop`]. Lost links are not errors: it waits.
-pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, events: Events) -> Result<Report> {
+pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, events: Events) -> Result<Kept> {
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("listening on {}", options.listen))?;
@@ -92,6 +94,7 @@ pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, event
         events: events.clone(),
         session: Mutex::new(None),
         finisher: finisher.into(),
+        identity: identity.clone(),
     });
     let _listening =
         AbortOnDropHandle::new(tokio::spawn(door.listen(listener, identity, arrivals, events.clone())));
@@ -128,7 +131,7 @@ pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, event
                 }
             },
             end = ended.recv() => match end.context("the epochs are gone")? {
-                End::Done(report) => return Ok(*report),
+                End::Done(kept) => return Ok(*kept),
                 End::Stuck(text) => return Err(Stop(text).into()),
                 End::Lost(reason) => events.tell(Event::Lost { reason, wait: 0 }),
             },
@@ -142,6 +145,7 @@ struct Host {
     /// Held by the epoch that runs: the next one waits here until the last one has drained (law 4).
     session: Mutex<Option<Session>>,
     finisher: Arc<dyn Finisher>,
+    identity: TlsIdentity,
 }
 
 impl Host {
@@ -156,20 +160,23 @@ impl Host {
         if cancel.is_cancelled() {
             return End::Lost("another connection has taken over".to_owned());
         }
+        let key = key_of(&link.peer_certificate);
         let (mut inbox, outbox) = link.into_channels(cancel);
-        let outcome = self.epoch(&mut slot, &mut inbox, &outbox, joins, token).await;
+        let outcome = match &key {
+            Ok(key) => self.epoch(&mut slot, &mut inbox, &outbox, joins, token, key).await,
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
         let end = match outcome {
-            Ok(Finish::Committed(report)) => End::Done(report),
-            Ok(Finish::Failed(text)) => {
+            Ok(Ending::Committed(kept)) => End::Done(kept),
+            Ok(Ending::Failed(text)) => {
                 let text = format!("repair: {text}");
                 drop(outbox.say(Message::Error { fault: Fault::Refused, text: text.clone() }).await);
                 End::Stuck(text)
             }
-            Ok(Finish::Stumbled(text)) => {
+            Ok(Ending::Stumbled(text)) => {
                 drop(outbox.say(Message::Error { fault: Fault::Disk, text: text.clone() }).await);
                 End::Lost(text)
             }
-            Ok(Finish::Working(..)) => End::Lost("finishing was left early".to_owned()),
             Err(error) => {
                 let text = format!("{error:#}");
                 if !error.is::<PeerFault>() {
@@ -190,7 +197,8 @@ impl Host {
         outbox: &Outbox,
         mut joins: mpsc::Receiver<LinkReader>,
         token: [u8; 32],
-    ) -> Result<Finish> {
+        sender: &PublicKey,
+    ) -> Result<Ending> {
         let (sources, machine) = match inbox.next().await? {
             Message::Hello { versions, software: _, machine, disks } => {
                 if Version::negotiate(&versions).is_none() {
@@ -213,7 +221,8 @@ impl Host {
         let offer = Message::Offer { version, stage, machine: self.options.machine.clone(), disks };
         outbox.say(offer).await?;
         if let Some(committed) = committed {
-            return farewell::follow(watch::channel(committed).1, inbox, outbox).await;
+            let finish = watch::channel(committed).1;
+            return farewell::follow(finish, inbox, outbox, &self.identity, sender).await;
         }
         if stage == Stage::Receiving {
             let pairs = match inbox.next().await? {
@@ -233,7 +242,7 @@ impl Host {
         }
         let finish =
             slot.as_ref().and_then(|session| session.finish.clone()).context("nothing is being finished")?;
-        farewell::follow(finish, inbox, outbox).await
+        farewell::follow(finish, inbox, outbox, &self.identity, sender).await
     }
 
     /// A new session, or a further epoch of the one that is there.
@@ -255,6 +264,11 @@ impl Host {
         if let Some(session) = slot.as_mut()
             && session.matches(sources, pairs)
         {
+            // A sender that was started again may call its disks something else: the report says what it says now.
+            session.report.source.name = machine;
+            for (told, (source, _)) in session.report.disks.iter_mut().zip(pairs) {
+                told.source = sources.get(usize::from(*source)).map(source_of).unwrap_or_default();
+            }
             return session.next_epoch();
         }
         let named: HashSet<u16> = pairs.iter().map(|(source, _)| *source).collect();
@@ -270,13 +284,14 @@ impl Host {
             let (source, target) = (disk.source.path.clone(), disk.replica.end().identity().path.clone());
             self.events.tell(Event::Mapped { source, target, size: disk.source.size });
         }
+        let named = |name: String, software: &str| Machine { name, software: software.to_owned(), clock: 0 };
         session.report = Report {
-            version: 1,
+            version: report::VERSION,
             session: tree::hex(&session.id),
-            source_machine: machine,
-            target_machine: self.options.machine.clone(),
-            software: self.options.software.clone(),
-            boot: "not proven".to_owned(),
+            source: named(machine, ""),
+            target: named(self.options.machine.clone(), &self.options.software),
+            began: clock(),
+            disks: session.disks.iter().map(disk_report).collect(),
             ..Report::default()
         };
         *slot = Some(session);
@@ -286,7 +301,10 @@ impl Host {
     /// Starts the finishing thread. It goes on whatever happens to the link: all it needs is here.
     fn start_finish(&self, session: &mut Session) -> Result<()> {
         let mut report = session.report.clone();
-        report.disks = session.disks.iter().map(disk_report).collect();
+        for (report, disk) in report.disks.iter_mut().zip(session.disks.iter()) {
+            report.root = disk.root().map(|root| tree::hex(&root)).unwrap_or_default();
+            report.rewritten_chunks = disk.known().rewritten;
+        }
         let labels =
             (0..session.disks.len()).map(|i| session.label(i, LabelStage::Repairing)).collect::<Vec<_>>();
         let working = Finish::Working(Stage::Repairing, "the replica is verified".to_owned());
@@ -295,12 +313,17 @@ impl Host {
         let disks = Arc::clone(&session.disks);
         let (finisher, events) = (Arc::clone(&self.finisher), self.events.clone());
         let work = move || {
-            let replicas: Vec<_> = disks.iter().map(|disk| &disk.replica).collect();
+            let verified = disks.iter().zip(labels).map(|(disk, label)| Verified {
+                replica: &disk.replica,
+                label,
+                groups: disk.known().groups.clone(),
+            });
+            let verified: Vec<_> = verified.collect();
             let tell = |stage: Stage, text: &str| {
                 events.tell(Event::Stage { text: text.to_owned() });
                 state.send_replace(Finish::Working(stage, text.to_owned()));
             };
-            let end = match finish(&replicas, &labels, &*finisher, &mut report, &tell) {
+            let end = match finish(&verified, &*finisher, &mut report, &tell, &events) {
                 Ok(()) => {
                     events.tell(Event::Committed);
                     Finish::Committed(Box::new(report))
@@ -318,18 +341,20 @@ impl Host {
     }
 }
 
+/// A disk as it is known when the session begins.
 fn disk_report(disk: &session::SessionDisk) -> DiskReport {
-    let target = disk.replica.end().identity();
     DiskReport {
-        source: disk.source.path.clone(),
-        source_serial: disk.source.serial.clone(),
-        target: target.path.clone(),
-        target_serial: target.serial.clone(),
-        size: disk.source.size,
+        source: source_of(&disk.source),
+        target: Disk::of(&**disk.replica.end()),
         sector_size: disk.source.sector_size,
-        root: disk.root().map(|root| tree::hex(&root)).unwrap_or_default(),
-        rewritten_chunks: disk.known().rewritten,
+        ..DiskReport::default()
     }
+}
+
+/// A disk as the sender calls it.
+fn source_of(info: &DiskInfo) -> Disk {
+    let DiskInfo { path, serial, model, size, sector_size: _, refusal: _ } = info.clone();
+    Disk { path, serial, model, size, wwn: String::new() }
 }
 
 /// Disks that do not fit or may not be erased: a person must change something.

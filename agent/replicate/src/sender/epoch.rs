@@ -1,7 +1,7 @@
 //! One epoch at the sender: from dialling to the commit, or to the loss of any connection.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,10 +20,10 @@ use super::produce::{Frame, SourceDisk, Stamp};
 use super::{Sender, is_final, map, resolve};
 use crate::chunkset::ChunkSet;
 use crate::event::Event;
+use crate::kept::Kept;
 use crate::link::{Inbox, Link, LinkWriter, Outbox, PING, PeerFault};
 use crate::pool::{Pool, Queue};
 use crate::progress::{Done, Meter, add};
-use crate::report::Report;
 use crate::stop::Stop;
 use crate::throttle::{PIECE, Reads, Throttle};
 
@@ -38,7 +38,7 @@ pub const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 impl Sender {
     /// Runs one epoch.
-    pub(super) async fn epoch(&self) -> Result<Report> {
+    pub(super) async fn epoch(&self) -> Result<Kept> {
         let address = resolve(&self.options.address).await?;
         let mut link = Link::connect(address, &self.identity).await?;
         link.pair_as_dialler(&self.options.code).await?;
@@ -55,7 +55,7 @@ impl Sender {
         certificate: &[u8],
         inbox: &mut Inbox,
         outbox: &Outbox,
-    ) -> Result<Report> {
+    ) -> Result<Kept> {
         let sources: Vec<_> = self.disks.iter().map(|disk| disk.info.clone()).collect();
         let hello = Message::Hello {
             versions: Version::SPOKEN.iter().map(|version| version.number()).collect(),
@@ -75,10 +75,10 @@ impl Sender {
             other => bail!("expected an offer, not message {}", other.tag()),
         };
         if stage == Stage::Receiving
-            && let Some((report, _)) = self.known_commit()
+            && let Some((kept, _)) = self.known_commit()
         {
             // A receiver that has forgotten must not be given the machine once more.
-            return Ok(report);
+            return Ok(kept);
         }
         if stage == Stage::Receiving {
             let pairs = match self.pair(&sources, &targets).await {
@@ -125,7 +125,7 @@ impl Sender {
             // The streams stay open until the receiver has heard the reason: their end would look like a lost link.
             // With them the threads end: none must go on reading for an epoch that is over.
             let report = match outcome {
-                Ok(()) => self.finish(inbox, outbox).await,
+                Ok(()) => self.farewell(certificate, inbox, outbox).await,
                 Err(error) => Err(error),
             };
             drop(streams);
@@ -133,7 +133,7 @@ impl Sender {
             pool.join().await;
             return report;
         }
-        self.finish(inbox, outbox).await
+        self.farewell(certificate, inbox, outbox).await
     }
 
     /// Which source goes onto which target, and that each can. Nothing was written yet.
@@ -147,30 +147,6 @@ impl Sender {
             fit.await.context("the look at the partition table broke off")??;
         }
         Ok(pairs)
-    }
-
-    /// Follows the receiver from Finish to Bye.
-    async fn finish(&self, inbox: &mut Inbox, outbox: &Outbox) -> Result<Report> {
-        let report = loop {
-            match inbox.next().await? {
-                Message::Progress { text } if text.is_empty() => {}
-                Message::Progress { text } => self.events.tell(Event::Stage { text }),
-                Message::Committed { report } => break report,
-                other => bail!("message {} while finishing", other.tag()),
-            }
-        };
-        let report: Report = serde_json::from_slice(&report).context("reading the receiver's report")?;
-        let now = std::time::Instant::now();
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((report.clone(), now));
-        self.events.tell(Event::Committed);
-        outbox.say(Message::Done).await?;
-        match inbox.next().await {
-            Ok(Message::Bye) => {}
-            // The commit is known at this end; the receiver holds until it hears Done, so say so again if it dials.
-            Ok(other) => bail!("expected Bye, not message {}", other.tag()),
-            Err(error) => return Err(error.context("waiting for Bye")),
-        }
-        Ok(report)
     }
 }
 

@@ -3,6 +3,7 @@
 mod arrived;
 mod compare;
 mod epoch;
+mod farewell;
 mod map;
 mod produce;
 
@@ -17,8 +18,9 @@ use gantry_wire::Code;
 
 use self::produce::SourceDisk;
 use crate::event::{Event, Events};
+use crate::kept::Kept;
 use crate::link::PeerFault;
-use crate::report::{Report, SourceFacts, clock};
+use crate::report::{SourceFacts, clock};
 use crate::stop::Stop;
 use crate::throttle::Throttle;
 use crate::tls::TlsIdentity;
@@ -54,15 +56,15 @@ struct Sender {
     disks: Arc<Vec<SourceDisk>>,
     begun: AtomicBool,
     /// Set once the receiver has said that it committed: from then on only the farewell is missing.
-    committed: Mutex<Option<(Report, Instant)>>,
+    committed: Mutex<Option<(Kept, Instant)>>,
     events: Events,
 }
 
 /// What a session cost.
 #[derive(Debug, Clone)]
 pub struct Sent {
-    /// The receiver's report.
-    pub report: Report,
+    /// The report, as both ends signed it.
+    pub kept: Kept,
     /// Bytes of frames on the data streams.
     pub wire_bytes: u64,
     /// Chunks (1 MiB) that crossed more than once in full passes.
@@ -86,13 +88,13 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
     let mut wait = 1;
     loop {
         match sender.epoch().await {
-            Ok(report) => return Ok(sender.sent(report)),
+            Ok(kept) => return Ok(sender.sent(kept)),
             Err(error) => {
-                if let Some((report, since)) = sender.known_commit()
+                if let Some((kept, since)) = sender.known_commit()
                     && (is_final(&error) || since.elapsed() > FAREWELL)
                 {
                     // The receiver has most likely heard us and gone to start its replica.
-                    return Ok(sender.sent(report));
+                    return Ok(sender.sent(kept));
                 }
                 if is_final(&error) {
                     return Err(error);
@@ -117,14 +119,14 @@ impl Sender {
         serde_json::to_vec(&facts).context("writing the facts of the source")
     }
 
-    fn known_commit(&self) -> Option<(Report, Instant)> {
+    fn known_commit(&self) -> Option<(Kept, Instant)> {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn sent(&self, report: Report) -> Sent {
+    fn sent(&self, kept: Kept) -> Sent {
         let resent_chunks = self.disks.iter().map(|disk| disk.resent.load(Ordering::Relaxed)).sum();
         let wire_bytes = self.disks.iter().map(|disk| disk.source.tally.sent.load(Ordering::Relaxed)).sum();
-        Sent { report, wire_bytes, resent_chunks }
+        Sent { kept, wire_bytes, resent_chunks }
     }
 }
 

@@ -11,7 +11,7 @@ use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk, receive};
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::throttle::Throttle;
-use gantry_replicate::{Event, Events, Report};
+use gantry_replicate::{Event, Events, Kept, Report};
 use gantry_wire::{Code, Stage};
 use tokio::task::JoinHandle;
 
@@ -148,7 +148,7 @@ pub fn code() -> Code {
 }
 
 pub struct Receiver {
-    pub task: JoinHandle<anyhow::Result<Report>>,
+    pub task: JoinHandle<anyhow::Result<Kept>>,
     pub log: Log,
     pub address: SocketAddr,
 }

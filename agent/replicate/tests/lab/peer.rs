@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use gantry_replicate::kept::{canonical, sign};
 use gantry_replicate::link::{Link, LinkReader, LinkWriter};
 use gantry_replicate::patch::ranges;
-use gantry_replicate::report::{Report, SourceFacts};
+use gantry_replicate::report::{Report, SourceDiskFacts, SourceFacts, VERSION};
 use gantry_replicate::tls::TlsIdentity;
 use gantry_wire::limits::{CHUNK, GROUP};
 use gantry_wire::message::{DiskState, Encoding};
@@ -288,7 +289,8 @@ impl FakeSender {
         self.say(Message::Roots { roots: vec![builder.finish(self.bytes.len() as u64, 512)] }).await?;
         let roots = self.hear().await?;
         anyhow::ensure!(matches!(roots, Message::Roots { .. }), "{roots:?}");
-        self.say(Message::Finish { facts: serde_json::to_vec(&SourceFacts::default())? }).await?;
+        let facts = SourceFacts { disks: vec![SourceDiskFacts::default()], ..SourceFacts::default() };
+        self.say(Message::Finish { facts: serde_json::to_vec(&facts)? }).await?;
         loop {
             match self.hear().await? {
                 Message::Progress { .. } => {}
@@ -299,7 +301,7 @@ impl FakeSender {
     }
 
     pub async fn farewell(&mut self) -> Result<()> {
-        self.say(Message::Done).await?;
+        self.say(Message::Done { signature: None }).await?;
         let bye = self.hear().await?;
         anyhow::ensure!(bye == Message::Bye, "{bye:?}");
         Ok(())
@@ -400,7 +402,7 @@ impl FakeReceiver {
                     let answer = match &self.lie {
                         Some((on, _)) if *on == message.tag() && self.hangs_up => return Ok(()),
                         Some((on, say)) if *on == message.tag() => say(&message),
-                        _ => self.answer(&message, taken).iter().map(Message::to_frame).collect(),
+                        _ => self.answer(&message, taken, &ours)?.iter().map(Message::to_frame).collect(),
                     };
                     for frame in answer {
                         writer.send_frame(&frame).await?;
@@ -429,8 +431,13 @@ impl FakeReceiver {
         }
     }
 
-    fn answer(&self, message: &Message, taken: &Mutex<Taken>) -> Vec<Message> {
-        vec![match message {
+    fn answer(
+        &self,
+        message: &Message,
+        taken: &Mutex<Taken>,
+        identity: &TlsIdentity,
+    ) -> Result<Vec<Message>> {
+        Ok(vec![match message {
             Message::Hello { .. } => {
                 let (stage, disks) = (Stage::Receiving, vec![disk_info(self.size)]);
                 Message::Offer { version: 2, stage, machine: "fake".into(), disks }
@@ -455,10 +462,11 @@ impl FakeReceiver {
             }
             Message::Roots { roots } => Message::Roots { roots: roots.clone() },
             Message::Finish { .. } => {
-                Message::Committed { report: serde_json::to_vec(&Report::default()).unwrap_or_default() }
+                let report = canonical(&Report { version: VERSION, ..Report::default() })?;
+                Message::Committed { signature: sign(identity, &report)?, report }
             }
-            Message::Done => Message::Bye,
-            _ => return Vec::new(),
-        }]
+            Message::Done { .. } => Message::Bye,
+            _ => return Ok(Vec::new()),
+        }])
     }
 }

@@ -107,8 +107,11 @@ impl Message {
             Self::Progress { text } => {
                 e.text(text, limits::TEXT);
             }
-            Self::Committed { report } => {
-                e.blob(report);
+            Self::Committed { report, signature } => {
+                e.blob(report).raw(signature);
+            }
+            Self::Done { signature } => {
+                e.u8(u8::from(signature.is_some())).raw(signature.as_ref().map_or(&[][..], |bytes| bytes));
             }
             Self::Error { fault, text } => {
                 e.u8(fault.tag()).text(text, limits::TEXT);
@@ -116,7 +119,7 @@ impl Message {
             Self::Finish { facts } => {
                 e.blob(facts);
             }
-            Self::Done | Self::Bye | Self::Ping => {}
+            Self::Bye | Self::Ping => {}
         }
     }
 
@@ -239,8 +242,17 @@ impl Message {
             16 => Self::Roots { roots: list(&mut d, limits::DISKS, "roots", |d| d.array("root"))? },
             17 => Self::Finish { facts: d.blob(limits::REPORT, "facts")?.to_vec() },
             18 => Self::Progress { text: d.text(limits::TEXT, "text")? },
-            19 => Self::Committed { report: d.blob(limits::REPORT, "report")?.to_vec() },
-            20 => Self::Done,
+            19 => Self::Committed {
+                report: d.blob(limits::REPORT, "report")?.to_vec(),
+                signature: d.array("signature")?,
+            },
+            20 => Self::Done {
+                signature: match d.u8("signature")? {
+                    0 => None,
+                    1 => Some(d.array("signature")?),
+                    found => return Err(WireError::Unknown { field: "signature", found: u64::from(found) }),
+                },
+            },
             21 => Self::Bye,
             22 => {
                 Self::Error { fault: Fault::from_tag(d.u8("fault")?)?, text: d.text(limits::TEXT, "text")? }

@@ -1,0 +1,141 @@
+//! Reports as a person keeps and checks them: made by both ends, signed, and held against disks later.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod scratch;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use scratch::*;
+use serde_json::Value;
+
+fn flip(path: &Path, at: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// `gantry verify --report`: exit code, and what it said.
+fn check(report: &Path, disks: &[&Path]) -> (Option<i32>, String) {
+    let output = gantry(&["verify", "--report", &report.display().to_string()], disks);
+    (output.status.code(), text(&output))
+}
+
+/// As an auditor checks the operator's signature.
+fn ssh_accepts(scratch: &Scratch, report: &Path) -> bool {
+    let public = fs::read_to_string(scratch.path("id.pub")).unwrap();
+    fs::write(scratch.path("allowed"), format!("operator {public}")).unwrap();
+    let mut command = Command::new("ssh-keygen");
+    command
+        .args(["-Y", "verify", "-I", "operator", "-n", "gantry-report", "-f"])
+        .arg(scratch.path("allowed"));
+    command.arg("-s").arg(format!("{}.sig", report.display())).stdin(fs::File::open(report).unwrap());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+}
+
+fn edit(from: &Path, to: &Path, change: impl Fn(&mut Value)) {
+    let mut report: Value = serde_json::from_slice(&fs::read(from).unwrap()).unwrap();
+    change(&mut report);
+    fs::write(to, serde_json::to_vec_pretty(&report).unwrap()).unwrap();
+}
+
+#[test]
+fn both_ends_keep_the_same_signed_report_and_a_disk_is_held_against_it() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(80 * MIB, 21), scratch.path("target"));
+    fs::write(&target, vec![0; 82 * MIB]).unwrap();
+    let mut made = Command::new("ssh-keygen");
+    made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(scratch.path("id"));
+    assert!(made.status().unwrap().success());
+    let name = |file: &str| scratch.path(file).display().to_string();
+    let (key, code) = (name("id"), name("code"));
+    let kept = |end: &str| ["--report".to_owned(), name(end), "--sign-with".to_owned(), key.clone()];
+    let (ours, theirs) = (kept("received"), kept("sent"));
+    let with = |words: &[&str], more: &[String]| -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).chain(more.iter().cloned()).collect()
+    };
+    let receive = with(&["receive", "--listen", "127.0.0.1:0", "--code-file", &code], &ours);
+    let receive: Vec<&str> = receive.iter().map(String::as_str).collect();
+    let mut receiver = Running::start(&receive, &[&target]);
+    let line = receiver.wait_for("listening on");
+    let address = line.rsplit(' ').next().unwrap();
+    let send = with(&["send", address, "--code-file", &code], &theirs);
+    let send: Vec<&str> = send.iter().map(String::as_str).collect();
+    let sent = gantry(&send, &[&source]);
+    assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+
+    let (report, other) = (scratch.path("received"), scratch.path("sent"));
+    assert!(same(&report, &other), "one report");
+    assert!(ssh_accepts(&scratch, &report) && ssh_accepts(&scratch, &other));
+    let (status, said) = check(&report, &[]);
+    assert_eq!(status, Some(0), "{said}");
+    for part in
+        ["signature of the source: good", "signature of the target: good", "boot not proven", "root after"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (status, said) = check(&report, &[&target]);
+    assert!(status == Some(0) && said.contains("as it was committed"), "{said}");
+
+    flip(&target, 70 << 20);
+    let (status, said) = check(&report, &[&target]);
+    assert_eq!(status, Some(4), "{said}");
+    assert!(said.contains("differs within 16777216 bytes at byte 67108864"), "{said}");
+    assert!(said.contains("if this one was started since"), "{said}");
+    let refused =
+        gantry(&["verify", "--sign-with", &key, "--report", &report.display().to_string()], &[&target]);
+    assert_eq!(refused.status.code(), Some(3), "a disk that differs is not signed for: {}", text(&refused));
+    flip(&target, 70 << 20);
+    assert_eq!(check(&report, &[&target]).0, Some(0));
+
+    // A report that was changed, in a field or in a signature, and one that was signed by nobody.
+    let bad = scratch.path("bad");
+    for (what, status, change) in [
+        (
+            "BROKEN",
+            Some(3),
+            &(|r: &mut Value| r["report"]["target"]["name"] = "else".into()) as &dyn Fn(&mut Value),
+        ),
+        ("BROKEN", Some(3), &|r| r["signatures"][0]["signature"] = "00".repeat(64).into()),
+        ("signature of the target: none", Some(0), &|r| r["signatures"] = Value::Array(Vec::new())),
+        ("version 9", Some(1), &|r| r["report"]["version"] = 9.into()),
+        ("cannot be true", Some(1), &|r| r["report"]["disks"][0]["source"]["size"] = u64::MAX.into()),
+    ] {
+        edit(&report, &bad, change);
+        let (code, said) = check(&bad, &[&target]);
+        assert!(code == status && said.contains(what), "{what}: {said}");
+    }
+    fs::copy(scratch.path("received.sig"), scratch.path("bad.sig")).unwrap();
+    assert!(!ssh_accepts(&scratch, &bad), "the operator's signature is not of that");
+
+    // Another disk: too small, and one that is not in the report.
+    let small = scratch.path("small");
+    fs::write(&small, vec![0; 8 * MIB]).unwrap();
+    let (code, said) = check(&report, &[&small]);
+    assert!(code == Some(3) && said.contains("another disk"), "{said}");
+    assert_eq!(check(&report, &[&target, &source]).0, Some(3), "two disks, the report has one");
+    let blank = scratch.path("blank");
+    fs::write(&blank, vec![0; 80 * MIB]).unwrap();
+    assert_eq!(check(&report, &[&blank]).0, Some(4));
+}
+
+#[test]
+fn a_copy_is_reported_too_and_an_operator_without_a_key_is_told_at_once() {
+    let scratch = Scratch::new();
+    let source = scratch.source(9 * MIB, 22);
+    let (target, report) = (scratch.path("made"), scratch.path("report"));
+    let name = report.display().to_string();
+    let refused = gantry(&["copy", "--report", &name, "--sign-with", "/nonexistent"], &[&source, &target]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(!target.exists(), "before anything was done");
+    let copied = gantry(&["copy", "--report", &name], &[&source, &target]);
+    assert_eq!(copied.status.code(), Some(0), "{}", text(&copied));
+    for disk in [&target, &source] {
+        let (code, said) = check(&report, &[disk]);
+        assert!(code == Some(0) && said.contains("signature of the source: none"), "{said}");
+    }
+}
