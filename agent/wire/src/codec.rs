@@ -131,6 +131,10 @@ impl<'a> Decoder<'a> {
         let text = std::str::from_utf8(self.raw(length, field)?).map_err(|_| WireError::Text(field))?;
         Ok(text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect())
     }
+    /// A name: text of one line.
+    pub fn name(&mut self, limit: usize, field: &'static str) -> Result<String, WireError> {
+        Ok(self.text(limit, field)?.replace('\n', "?"))
+    }
     /// Bytes after their length, at most `limit`.
     pub fn blob(&mut self, limit: usize, field: &'static str) -> Result<&'a [u8], WireError> {
         let length = self.count(limit, field)?;

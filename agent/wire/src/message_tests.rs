@@ -88,7 +88,8 @@ fn every_message_survives_the_wire() {
     }
 }
 
-/// Version 2 in bytes: one digest over all frames above. If this changes, an old peer no longer understands us.
+/// Version 2 in bytes: one digest over all frames above. Once a version is released this must not change: a peer that has
+/// it would no longer understand us. Until then version 2 is what the tree says, and the CHANGELOG tells when it changed.
 #[test]
 fn version_2_is_what_it_was() {
     let mut all = blake3::Hasher::new();
@@ -139,6 +140,20 @@ fn a_peers_text_does_not_steer_the_terminal() {
     let text = "one\ntwo \x1b]0;title\x07 \u{9b}2J".to_owned();
     let said = Message::Progress { text: "one\ntwo ?]0;title? ?2J".to_owned() };
     assert_eq!(decode_frame(&Message::Progress { text }.to_frame()), said);
+}
+
+#[test]
+fn a_name_has_one_line() {
+    let named = |path: &str| DiskInfo { path: path.into(), ..disk() };
+    let offer = |machine: &str, disk| {
+        Message::Offer { version: 2, stage: Stage::Receiving, machine: machine.into(), disks: vec![disk] }
+    };
+    let forged = offer("vm7\nsignature of the source: good", named("/dev/sda\r\nstate: verified"));
+    let plain = offer("vm7?signature of the source: good", named("/dev/sda??state: verified"));
+    assert_eq!(decode_frame(&forged.to_frame()), plain);
+    let refusal = DiskInfo { refusal: "carries\n  ext4".into(), ..disk() };
+    let told = offer("vm7", refusal);
+    assert_eq!(decode_frame(&told.to_frame()), told, "a refusal may have several");
 }
 
 proptest! {

@@ -186,6 +186,23 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Reads lower-case hex of just `N` bytes.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    if text.len() != 2 * N {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +237,15 @@ mod tests {
         {
             let data: Vec<u8> = (0..size).map(|i: usize| (i * 31 + i / 777 + seed) as u8).collect();
             assert_eq!(streamed_root(&data, 512), plain_root(&data, 512), "size {size}");
+        }
+    }
+
+    #[test]
+    fn hex_is_read_as_it_was_written_and_nothing_else_is() {
+        let bytes = [0, 9, 0xa0, 0xff];
+        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+        for other in ["", "0009a0f", "0009a0ff0", "0009A0FF", "0009a0fg", "0009a0\u{e9}"] {
+            assert_eq!(unhex::<4>(other), None, "{other}");
         }
     }
 

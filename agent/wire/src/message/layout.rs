@@ -138,8 +138,8 @@ impl Message {
                 }
                 Self::Hello {
                     versions,
-                    software: d.text(limits::TEXT, "software")?,
-                    machine: d.text(limits::TEXT, "machine")?,
+                    software: d.name(limits::TEXT, "software")?,
+                    machine: d.name(limits::TEXT, "machine")?,
                     disks: list(&mut d, limits::DISKS, "disks", decode_disk)?,
                 }
             }
@@ -152,7 +152,7 @@ impl Message {
                 Self::Offer {
                     version,
                     stage: Stage::from_tag(d.u8("stage")?)?,
-                    machine: d.text(limits::TEXT, "machine")?,
+                    machine: d.name(limits::TEXT, "machine")?,
                     disks: list(&mut d, limits::DISKS, "disks", decode_disk)?,
                 }
             }
@@ -305,9 +305,9 @@ fn encode_disks(e: &mut Encoder, disks: &[DiskInfo]) {
 
 fn decode_disk(d: &mut Decoder<'_>) -> Result<DiskInfo, WireError> {
     Ok(DiskInfo {
-        path: d.text(limits::TEXT, "path")?,
-        serial: d.text(limits::TEXT, "serial")?,
-        model: d.text(limits::TEXT, "model")?,
+        path: d.name(limits::TEXT, "path")?,
+        serial: d.name(limits::TEXT, "serial")?,
+        model: d.name(limits::TEXT, "model")?,
         size: within(d.u64("disk size")?, limits::DISK_BYTES, "disk size")?,
         sector_size: d.u32("sector size")?,
         refusal: d.text(limits::TEXT, "refusal")?,
