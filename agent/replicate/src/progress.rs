@@ -60,7 +60,7 @@ pub struct Figures {
 /// How far a phase is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// "full", "compare" or "copy".
+    /// "full", "compare", "copy" or "after" (reading back what was changed).
     pub phase: Cow<'static, str>,
     /// Whether somebody has paused it.
     pub paused: bool,

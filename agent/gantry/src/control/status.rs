@@ -127,7 +127,10 @@ impl Status {
             }
             Event::Epoch { .. } => self.state = State::Running,
             Event::Progress(progress) => {
-                self.state = State::Running;
+                // What was changed is read back after the copy is verified: that is no pass.
+                if !matches!(self.state, State::Finishing { .. }) {
+                    self.state = State::Running;
+                }
                 self.progress = Some(progress.clone());
             }
             Event::Verified { .. } => {
@@ -194,6 +197,8 @@ mod tests {
                 State::Finishing { text: text("verified") },
             ),
             (Event::Stage { text: text("repairing") }, State::Finishing { text: text("repairing") }),
+            (Event::Progress(progress.clone()), State::Finishing { text: text("repairing") }),
+            (Event::Stage { text: text("heads") }, State::Finishing { text: text("heads") }),
             (Event::Committed, State::Committed),
         ] {
             status.learn(&event);
