@@ -105,18 +105,16 @@ fn work(args: &Args) -> Result<()> {
         software: machine::software(),
     };
     let report = copy(source, target, &options, &finisher, &events)?;
-    let kept = Kept { report, signatures: Vec::new() };
-    args.keep.keep(&kept)?;
-    let report = kept.report;
+    let kept = Kept::new(report)?;
     if args.json {
-        events::object(&json!({ "event": "done", "report": report }));
-        return Ok(());
+        events::done(&kept, &json!({}));
+        return args.keep.keep(&kept);
     }
-    machine::show_bad_sectors(&report);
-    for disk in &report.disks {
+    machine::show_bad_sectors(&kept.report);
+    for disk in &kept.report.disks {
         let size = human(disk.source.size);
         let (source, target) = (&disk.source.path, &disk.target.path);
         events::say(&format!("copied and verified {size} of {source} onto {target}"));
     }
-    Ok(())
+    args.keep.keep(&kept)
 }

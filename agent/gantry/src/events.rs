@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use gantry_disk::size::human;
 use gantry_replicate::progress::{Figures, Progress};
-use gantry_replicate::{Event, Events};
+use gantry_replicate::{Event, Events, Kept};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 /// Plain progress lines come this far apart.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +44,17 @@ pub fn object(event: &impl Serialize) {
         // A reader that is gone does not stop a replication.
         let _ = writeln!(std::io::stdout(), "{line}");
     }
+}
+
+/// The last event of a replication that went well: the report and its signatures, and what else there is to say.
+pub fn done(kept: &Kept, more: &Value) {
+    let mut event = json!({ "event": "done" });
+    for fields in [json!(kept), more.clone()] {
+        if let (Some(event), Value::Object(fields)) = (event.as_object_mut(), fields) {
+            event.extend(fields);
+        }
+    }
+    object(&event);
 }
 
 /// One plain line; none of these with `--json`.

@@ -15,6 +15,7 @@ use gantry_disk::roots::Roots;
 use gantry_disk::table::relocate::relocate;
 use gantry_disk::view::{View, remove_leftover};
 use gantry_replicate::commit::{FinishDisk, Finisher};
+use gantry_replicate::kept::{Kept, prepare};
 use gantry_replicate::{Event, Events, Report};
 use gantry_wire::Stage;
 use gantry_wire::limits::DISKS;
@@ -154,7 +155,9 @@ fn run_repair(
     gantry(&["repair", "--plan"], &plan, consent.as_slice(), nodes, tell).context("planning the repair")?;
     let text = fs::read_to_string(&plan).with_context(|| format!("reading {}", plan.display()))?;
     report.repair = serde_json::from_str(&text).context("reading the plan")?;
-    fs::write(&kept, serde_json::to_vec_pretty(report)?)
+    let mut so_far = report.clone();
+    prepare(&mut so_far)?;
+    fs::write(&kept, serde_json::to_vec_pretty(&Kept::new(so_far)?)?)
         .with_context(|| format!("writing {}", kept.display()))?;
     let keep = ["--keep-report".as_ref(), kept.as_os_str()];
     gantry(&["repair", "--apply"], &plan, &keep, nodes, tell).context("applying the repair")

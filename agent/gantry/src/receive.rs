@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use gantry_repair::handover;
 use gantry_replicate::receiver::{ReceiveOptions, receive};
-use gantry_replicate::report::{Machine, State, VERSION, clock};
+use gantry_replicate::report::{NamedMachine, State, VERSION, clock};
 use gantry_replicate::{Event, Events, Kept, Report};
 use gantry_wire::{Code, DiskInfo};
 use serde_json::json;
@@ -124,17 +124,16 @@ fn work(args: Args) -> Result<()> {
         let text = format!("the used code could not be removed: {}: {error}", path.display());
         events.tell(Event::Stage { text });
     }
-    args.keep.keep(&kept)?;
-    let Kept { report, signatures } = kept;
-    match args.json {
-        true => events::object(&json!({ "event": "done", "report": report, "signatures": signatures })),
-        false => show(&report),
-    }
     if args.appliance {
-        let boot_disk = report.disks.first().map(|disk| disk.target.path.clone()).or(boot_disk);
+        let boot_disk = kept.report.disks.first().map(|disk| disk.target.path.clone()).or(boot_disk);
         prepare_handover(boot_disk, &events);
     }
-    Ok(())
+    match args.json {
+        true => events::done(&kept, &json!({})),
+        false => show(&kept),
+    }
+    // Last: a report that cannot be kept must not keep the replica from being started.
+    args.keep.keep(&kept)
 }
 
 fn show_target(json: bool, disk: &DiskInfo) {
@@ -160,15 +159,17 @@ fn show_code(json: bool, code: &Code, valid: u64) {
 
 /// All that is known after a restart of a session that was committed before it.
 fn forgotten(session: String) -> Report {
-    let target = Machine { name: machine::name(), software: machine::software(), clock: clock() };
+    let (name, software, clock) = (machine::name(), machine::software(), clock());
+    let target = NamedMachine { name, software, clock, ..NamedMachine::default() };
     Report { version: VERSION, state: State::Forgotten, session, target, ..Report::default() }
 }
 
-fn show(report: &Report) {
+fn show(kept: &Kept) {
+    let report = &kept.report;
     for disk in &report.disks {
         events::say(&format!("{} -> {}: root {}", disk.source.path, disk.target.path, disk.root));
-        if disk.after.root != disk.root {
-            events::say(&format!("{}: root {} after the changes", disk.target.path, disk.after.root));
+        if let Some(after) = disk.after.as_ref().filter(|after| after.root != disk.root) {
+            events::say(&format!("{}: root {} after the changes", disk.target.path, after.root));
         }
     }
     machine::show_bad_sectors(report);
@@ -178,6 +179,7 @@ fn show(report: &Report) {
     for phase in &report.phases {
         events::say(&format!("phase {}: {:.1} s", phase.name, phase.milliseconds as f64 / 1000.0));
     }
+    report::keys(kept).iter().for_each(|line| events::say(line));
     events::say(&report::state(report));
 }
 

@@ -181,7 +181,7 @@ fn read_report(file: &Path) -> anyhow::Result<String> {
 /// The session a report names: the record on the replica goes by it.
 fn session(report: &str) -> Option<String> {
     let report: serde_json::Value = serde_json::from_str(report).ok()?;
-    let session = report.get("session")?.as_str()?;
+    let session = report.get("report")?.get("session")?.as_str()?;
     let plain = !session.is_empty() && session.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| session.to_string())
 }
@@ -221,8 +221,10 @@ mod tests {
 
     #[test]
     fn records_go_by_the_session() {
-        assert_eq!(session("{\"session\":\"ab12\"}").as_deref(), Some("ab12"));
-        assert_eq!(session("{\"session\":\"../x\"}"), None);
+        assert_eq!(session("{\"report\":{\"session\":\"ab12\"}}").as_deref(), Some("ab12"));
+        for other in ["{\"session\":\"ab12\"}", "{\"report\":{\"session\":\"../x\"}}"] {
+            assert_eq!(session(other), None, "{other}");
+        }
         assert_eq!(session("no json"), None);
         assert!(time_name().starts_with("time-"));
     }

@@ -3,16 +3,16 @@
 //! The operator's signature is made by `ssh-keygen -Y sign`, which every host with OpenSSH has, over the file as it lies
 //! there. So keys in an agent or on a token work as they do for everything else, and `ssh-keygen -Y verify` checks it.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use gantry_disk::size::human;
-use gantry_replicate::kept::{End, FILE_LIMIT, Kept, Read};
-use gantry_replicate::report::{DiskReport, Report, State};
+use gantry_replicate::kept::{End, FILE_LIMIT, Kept};
+use gantry_replicate::report::{DiskReport, Report};
+use serde_json::{Value, json};
 
 use crate::machine::Refused;
 
@@ -38,17 +38,25 @@ impl Keep {
     /// No ssh-keygen here, or the key cannot sign.
     pub fn prepare(&self) -> Result<()> {
         match &self.sign_with {
-            Some(key) => sign(key, b"a trial").map(drop),
+            Some(key) => try_key(key),
             None => Ok(()),
         }
     }
 
-    /// Keeps and signs the report as it was asked for.
+    /// Keeps and signs the report as it was asked for. To be called when everything else is done.
+    ///
+    /// # Errors
+    /// Never a refusal, whatever stood in the way: the machine has crossed.
     pub fn keep(&self, kept: &Kept) -> Result<()> {
+        let kept = self.write(kept);
+        kept.map_err(|error| anyhow!("all is committed, but the report could not be kept: {error:#}"))
+    }
+
+    fn write(&self, kept: &Kept) -> Result<()> {
         let Some(file) = &self.report else { return Ok(()) };
         let mut json = serde_json::to_vec_pretty(kept).context("writing the report")?;
         json.push(b'\n');
-        fs::write(file, &json).with_context(|| format!("writing {}", file.display()))?;
+        replace(file, &json)?;
         match &self.sign_with {
             Some(key) => sign_file(key, file, &json),
             None => Ok(()),
@@ -56,12 +64,40 @@ impl Keep {
     }
 }
 
+/// Writes a file so that it is there as a whole or as it was. What is no file (a pipe, a terminal) is written to.
+fn replace(file: &Path, content: &[u8]) -> Result<()> {
+    let what = || format!("writing {}", file.display());
+    if fs::metadata(file).is_ok_and(|found| !found.is_file()) {
+        return fs::write(file, content).with_context(what);
+    }
+    let temporary = beside(file, &format!(".{}.new", std::process::id()));
+    let written = fs::File::create(&temporary).and_then(|mut new| {
+        new.write_all(content)?;
+        new.sync_all()?;
+        fs::rename(&temporary, file)
+    });
+    if written.is_err() {
+        // The first cause is what is told.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(what)
+}
+
+/// The file's name with something behind it.
+fn beside(file: &Path, ending: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Tries whether a key can sign.
+pub fn try_key(key: &Path) -> Result<()> {
+    sign(key, b"a trial").map(drop)
+}
+
 /// Writes the operator's signature of a file beside it.
 pub fn sign_file(key: &Path, file: &Path, content: &[u8]) -> Result<()> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".sig");
-    let signature = sign(key, content)?;
-    fs::write(&name, signature).with_context(|| format!("writing {}", Path::new(&name).display()))
+    replace(&beside(file, ".sig"), &sign(key, content)?)
 }
 
 fn sign(key: &Path, content: &[u8]) -> Result<Vec<u8>> {
@@ -91,31 +127,57 @@ fn sign(key: &Path, content: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Reads a report file; its bytes, and what they say.
-pub fn read(file: &Path) -> Result<(Vec<u8>, Read)> {
+pub fn read(file: &Path) -> Result<(Vec<u8>, Kept)> {
     let name = || format!("reading the report {}", file.display());
     let opened = fs::File::open(file).with_context(name)?;
     let mut bytes = Vec::new();
     opened.take(FILE_LIMIT + 1).read_to_end(&mut bytes).with_context(name)?;
-    let read = Read::parse(&bytes).with_context(name)?;
-    Ok((bytes, read))
+    let kept = Kept::parse(&bytes).with_context(name)?;
+    Ok((bytes, kept))
 }
 
-/// What the signatures of both ends are worth, in words; an error when one is broken.
-pub fn signatures(read: &Read) -> Result<Vec<String>> {
-    let mut lines = Vec::new();
-    for (end, name) in [(End::Source, "source"), (End::Target, "target")] {
-        lines.push(match read.signature(end) {
-            Some(verdict) => {
-                let text = format!(
-                    "signature of the {name} is BROKEN: the report was changed since, or it was made up"
-                );
-                verdict.map_err(|error| Refused(format!("{text} ({error:#})")))?;
-                format!("signature of the {name}: good")
-            }
-            None => format!("signature of the {name}: none"),
-        });
+/// Which ends have signed a report.
+pub struct Signed {
+    /// Each end, the name of its key, and whether there is a good signature by it.
+    ends: [(End, String, bool); 2],
+}
+
+impl Signed {
+    /// # Errors
+    /// A signature is broken.
+    pub fn of(kept: &Kept) -> Result<Self> {
+        let verdict = |end: End| {
+            let good = kept.signature(end).transpose().map_err(|error| {
+                let end = end.name();
+                Refused(format!(
+                    "signature of the {end} is BROKEN: the report was changed since, or it was made up ({error:#})"
+                ))
+            });
+            anyhow::Ok((end, kept.key(end).to_owned(), good?.is_some()))
+        };
+        Ok(Self { ends: [verdict(End::Source)?, verdict(End::Target)?] })
     }
-    Ok(lines)
+
+    /// Whether both ends have.
+    pub fn is_whole(&self) -> bool {
+        self.ends.iter().all(|(.., good)| *good)
+    }
+
+    /// For people.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |(end, key, good): &(End, String, bool)| match good {
+            true => format!("signature of the {}: good, by key {key}", end.name()),
+            false => format!("signature of the {}: none", end.name()),
+        };
+        self.ends.iter().map(line).collect()
+    }
+
+    /// For machines.
+    pub fn json(&self) -> Value {
+        let word = |good: bool| if good { "good" } else { "none" };
+        let [source, target] = self.ends.each_ref().map(|(.., good)| word(*good));
+        json!({ "source": source, "target": target })
+    }
 }
 
 /// The state in one line.
@@ -123,70 +185,62 @@ pub fn state(report: &Report) -> String {
     format!("state: {}", report.state.words())
 }
 
-/// A report for people.
-pub fn render(report: &Report) -> Result<String> {
-    let mut text = String::new();
-    let t = &mut text;
-    ensure!(report.state != State::Unfinished, "the report is of a session that did not end");
-    for (what, machine) in [("source", &report.source), ("target", &report.target)] {
-        writeln!(t, "{what}: {}, {}, its clock {}", machine.name, machine.software, machine.clock)?;
-    }
-    writeln!(t, "the target's clock was {} s ahead", report.clock_offset)?;
-    let took = report.committed.saturating_sub(report.began);
-    let session = if report.session.is_empty() { "a copy on one host" } else { &report.session };
-    writeln!(t, "session: {session}, begun at {} by the target's clock, {took} s", report.began)?;
-    for disk in &report.disks {
-        render_disk(t, disk)?;
-    }
-    for note in &report.transforms {
-        writeln!(t, "changed to fit: {note}")?;
-    }
-    if let Some(steps) = report.repair.get("steps").and_then(serde_json::Value::as_array) {
-        writeln!(t, "repair: {} steps; the JSON holds plan and diffs", steps.len())?;
-    }
-    for phase in &report.phases {
-        writeln!(t, "phase {}: {:.1} s", phase.name, phase.milliseconds as f64 / 1000.0)?;
-    }
-    writeln!(t, "{}", state(report))?;
-    Ok(text)
+/// The keys of the session in lines: noted at both ends they tell later that a report is of this very session.
+pub fn keys(kept: &Kept) -> Vec<String> {
+    let ends = [End::Source, End::Target].into_iter().filter(|end| !kept.key(*end).is_empty());
+    ends.map(|end| format!("key of the {} in this session: {}", end.name(), kept.key(end))).collect()
 }
 
-fn render_disk(t: &mut String, disk: &DiskReport) -> Result<()> {
+/// A report for people, in lines. What it says cannot make lines of its own.
+pub fn render(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (what, machine) in [("source", &report.source), ("target", &report.target)] {
+        lines.push(format!("{what}: {}, {}, its clock {}", machine.name, machine.software, machine.clock));
+    }
+    lines.push(format!("the target's clock was {} s ahead", report.clock_offset));
+    let took = report.committed.saturating_sub(report.began);
+    let session = if report.session.is_empty() { "a copy on one host" } else { &report.session };
+    lines.push(format!("session: {session}, begun at {} by the target's clock, {took} s", report.began));
+    report.disks.iter().for_each(|disk| render_disk(&mut lines, disk));
+    lines.extend(report.transforms.iter().map(|note| format!("changed to fit: {note}")));
+    if let Some(steps) = report.repair.get("steps").and_then(Value::as_array) {
+        lines.push(format!("repair: {} steps; the JSON holds plan and diffs", steps.len()));
+    }
+    for phase in &report.phases {
+        lines.push(format!("phase {}: {:.1} s", phase.name, phase.milliseconds as f64 / 1000.0));
+    }
+    lines.push(state(report));
+    lines.iter().map(|line| line.replace(char::is_control, "?")).collect()
+}
+
+fn render_disk(lines: &mut Vec<String>, disk: &DiskReport) {
     for (what, names) in [("disk", &disk.source), ("  onto", &disk.target)] {
         let more: Vec<&str> = [&names.serial, &names.wwn, &names.model]
             .into_iter()
             .map(String::as_str)
             .filter(|s| !s.is_empty())
             .collect();
-        let sector = disk.sector_size;
-        writeln!(t, "{what} {} ({} bytes, sectors of {sector}) {}", names.path, names.size, more.join(", "))?;
+        let (sector, more) = (disk.sector_size, more.join(", "));
+        lines.push(format!("{what} {} ({} bytes, sectors of {sector}) {more}", names.path, names.size));
     }
-    let after = &disk.after;
-    writeln!(t, "  compared: {:?}; root before repair {}", disk.compared, disk.root)?;
+    lines.push(format!("  compared: {:?}; root before repair {}", disk.compared, disk.root));
     for part in &disk.skipped {
         let (used, length) = (human(part.used), human(part.length));
-        writeln!(t, "  at byte {}: {}, {used} of {length} read: {}", part.offset, part.kind, part.why)?;
+        lines
+            .push(format!("  at byte {}: {}, {used} of {length} read: {}", part.offset, part.kind, part.why));
     }
     for (offset, length) in &disk.bad_sectors {
-        writeln!(t, "  BAD: {length} bytes at byte {offset} could not be read and are zero")?;
+        lines.push(format!("  BAD: {length} bytes at byte {offset} could not be read and are zero"));
     }
     if disk.rewritten_chunks > 0 {
-        writeln!(
-            t,
-            "  {} MiB did not read back as they were written, and were written again",
-            disk.rewritten_chunks
-        )?;
+        let count = disk.rewritten_chunks;
+        lines.push(format!("  {count} MiB did not read back as they were written, and were written again"));
     }
+    let Some(after) = &disk.after else { return };
     let bytes: u64 = after.changed.iter().map(|(_, length)| length).sum();
-    let places = after.changed.len();
-    let known = &after.known_by;
-    writeln!(
-        t,
-        "  changed afterwards: {} in {places} places ({known}); root after {}",
-        human(bytes),
-        after.root
-    )?;
-    Ok(())
+    let (bytes, places, known) = (human(bytes), after.changed.len(), &after.known_by);
+    let root = &after.root;
+    lines.push(format!("  changed afterwards: {bytes} in {places} places ({known}); root after {root}"));
 }
 
 #[cfg(test)]
@@ -220,9 +274,10 @@ mod tests {
         let file = folder.path().join("report.json");
         let keep = Keep { report: Some(file.clone()), sign_with: Some(key) };
         keep.prepare().unwrap();
-        keep.keep(&Kept::default()).unwrap();
+        let kept = Kept::new(Report::default()).unwrap();
+        keep.keep(&kept).unwrap();
         // An older signature is no obstacle.
-        keep.keep(&Kept::default()).unwrap();
+        keep.keep(&kept).unwrap();
         let (content, signature) = (fs::read(&file).unwrap(), folder.path().join("report.json.sig"));
         assert!(accepted(folder.path(), &content, &signature));
         let changed = String::from_utf8(content).unwrap().replace("unfinished", "Unfinished");
@@ -238,5 +293,41 @@ mod tests {
         fs::write(&no_key, "nonsense").unwrap();
         let error = format!("{:#}", keep.prepare().unwrap_err());
         assert!(error.contains("signing with"), "{error}");
+    }
+    /// After the commit nothing is refused any more, and what was there before stays.
+    #[test]
+    fn a_report_that_cannot_be_kept_is_no_refusal_and_spoils_no_older_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, file) = (key(folder.path()), folder.path().join("report.json"));
+        let kept = Kept::new(Report::default()).unwrap();
+        let keep = Keep { report: Some(file.clone()), sign_with: Some(key.clone()) };
+        keep.prepare().unwrap();
+        fs::remove_file(&key).unwrap();
+        let error = keep.keep(&kept).unwrap_err();
+        assert!(!error.chain().any(|cause| cause.is::<Refused>()), "{error:#}");
+        assert!(error.to_string().contains("committed, but the report could not be kept"), "{error:#}");
+        assert!(file.exists(), "what could be done was");
+        let nowhere = Keep { report: Some(folder.path().join("no/report")), sign_with: None };
+        assert!(nowhere.keep(&kept).unwrap_err().to_string().contains("no/report"));
+        let names = |folder: &Path| {
+            let mut names: Vec<_> =
+                fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(folder.path()), ["id.pub", "report.json"], "nothing half written");
+    }
+
+    #[test]
+    fn what_a_report_says_makes_no_lines_of_its_own() {
+        let forged = "vm7\nsignature of the source: good\r\u{1b}[2J".to_owned();
+        let mut report = Report { transforms: vec![forged.clone()], ..Report::default() };
+        report.source.name.clone_from(&forged);
+        let mut disk = DiskReport::default();
+        disk.source.path = forged;
+        report.disks = vec![disk];
+        let lines = render(&report);
+        assert!(lines.iter().filter(|line| line.contains("vm7?signature")).count() == 3, "{lines:#?}");
+        assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{lines:#?}");
     }
 }

@@ -10,7 +10,6 @@ use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
 use gantry_replicate::Event;
-use gantry_replicate::Kept;
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::stop::Stop;
 use gantry_replicate::throttle::{Schedule, Throttle, clock};
@@ -111,25 +110,23 @@ fn work(args: Args) -> Result<()> {
     };
     let runtime = machine::runtime()?;
     let sent = runtime.block_on(send(options, events))?;
-    args.keep.keep(&sent.kept)?;
-    let Sent { kept: Kept { report, signatures }, wire_bytes, resent_chunks } = sent;
+    let Sent { kept, wire_bytes, resent_chunks } = sent;
     if args.json {
-        events::object(&json!({
-            "event": "done", "report": report, "signatures": signatures, "wire_bytes": wire_bytes,
-            "resent_chunks": resent_chunks,
-        }));
-        return Ok(());
+        events::done(&kept, &json!({ "wire_bytes": wire_bytes, "resent_chunks": resent_chunks }));
+        return args.keep.keep(&kept);
     }
+    let report = &kept.report;
     for disk in &report.disks {
         events::say(&format!("{} -> {}: root {}", disk.source.path, disk.target.path, disk.root));
     }
-    machine::show_bad_sectors(&report);
+    machine::show_bad_sectors(report);
+    report::keys(&kept).iter().for_each(|line| events::say(line));
     let (wire, again) = (human(wire_bytes), human(resent_chunks << 20));
     events::say(&format!(
         "sent {wire}, {again} of disk twice; the target has committed; this machine is unchanged"
     ));
-    events::say(&format!("{}; a reset of this machine would start the old system", report::state(&report)));
-    Ok(())
+    events::say(&format!("{}; a reset of this machine would start the old system", report::state(report)));
+    args.keep.keep(&kept)
 }
 
 /// Write counters of those paths that are disks (law 1).

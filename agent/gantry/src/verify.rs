@@ -6,21 +6,22 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use gantry_disk::ReadAt;
-use gantry_replicate::against::{Standing, compare};
+use gantry_replicate::against::{Found, Standing, compare, fits};
 use gantry_replicate::local::verify;
 use gantry_replicate::report::{DiskReport, Report};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::machine::Refused;
+use crate::report::Signed;
 use crate::{ends, events, machine, report};
 
 /// Compare two disks or images byte by byte, or disks with a kept report.
 ///
 /// Two ends: prints the root of each. With --report: the signatures of the report are checked, then each disk named is read
-/// and compared with it; without a disk the report is shown. A disk goes by its serial number if the report has it, else by
-/// the order in which they are named.
-/// Exit codes: 0 equal (with a report: as committed, or as the source was; which of both is said); 4 they differ; 3 refused,
-/// also when a signature is broken; 1 anything else.
+/// and compared with it; without a disk the report is shown. A disk goes by its serial number if that is one disk's of the
+/// report, else by the order in which they are named.
+/// Exit codes: 0 equal (with a report: as committed); 4 they differ; 5 with a report: as the source was, before transforms
+/// and repair; 3 refused, also when a signature is broken; 1 anything else.
 #[derive(clap::Args)]
 pub struct Args {
     /// Disk by path, serial number or WWN, raw image, FORMAT:PATH (qcow2, vmdk, vhdx, vdi, raw), or NBD URI: two, or with
@@ -30,7 +31,10 @@ pub struct Args {
     /// A report that send, receive or copy has kept.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Sign the report with this SSH key when nothing was found against it: FILE.sig is made.
+    /// Refuse a report that has not been signed by both ends, as that of a copy on one host.
+    #[arg(long, requires = "report")]
+    signed: bool,
+    /// Sign the report with this SSH key when nothing was found against it: FILE.sig is made. The key is tried first.
     #[arg(long, value_name = "KEY", requires = "report")]
     sign_with: Option<PathBuf>,
     /// Print events and the outcome as JSON, one object a line.
@@ -38,23 +42,44 @@ pub struct Args {
     json: bool,
 }
 
-/// Exit code: the two differ.
-const DIFFERENT: u8 = 4;
 /// Differing places that are listed.
 const SHOWN: usize = 16;
 
+/// What was found; of several disks the worst counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// Equal, or as committed.
+    Equal,
+    /// As the source was, which is not as committed.
+    Before,
+    /// Something differs.
+    Different,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Equal => Self::SUCCESS,
+            Outcome::Before => Self::from(5),
+            Outcome::Different => Self::from(4),
+        }
+    }
+}
+
 pub fn run(args: Args) -> Result<ExitCode> {
     match work(&args) {
-        Ok(true) => Ok(ExitCode::SUCCESS),
-        Ok(false) => Ok(ExitCode::from(DIFFERENT)),
+        Ok(outcome) => Ok(outcome.into()),
         Err(error) => Ok(machine::fail(args.json, &error)),
     }
 }
 
-fn work(args: &Args) -> Result<bool> {
+fn work(args: &Args) -> Result<Outcome> {
     match (&args.report, &args.disks[..]) {
         (Some(file), disks) => against_report(args, file, disks),
-        (None, [first, second]) => against_each_other(args.json, first, second),
+        (None, [first, second]) => Ok(match against_each_other(args.json, first, second)? {
+            true => Outcome::Equal,
+            false => Outcome::Different,
+        }),
         (None, disks) => {
             bail!(Refused(format!("{} ends to compare: name two, or a report with --report", disks.len())))
         }
@@ -89,67 +114,96 @@ fn against_each_other(json: bool, one: &str, two: &str) -> Result<bool> {
     Ok(equal)
 }
 
-fn against_report(args: &Args, file: &Path, names: &[String]) -> Result<bool> {
-    let (bytes, read) = report::read(file)?;
-    let signatures = report::signatures(&read)?;
-    let told = &read.kept.report;
-    if names.is_empty() && !args.json {
-        events::say(report::render(told)?.trim_end());
+fn against_report(args: &Args, file: &Path, names: &[String]) -> Result<Outcome> {
+    if let Some(key) = &args.sign_with {
+        report::try_key(key)?;
     }
+    let (bytes, kept) = report::read(file)?;
+    let signed = Signed::of(&kept)?;
+    let told = &kept.report;
     if !args.json {
-        signatures.iter().for_each(|line| events::say(line));
+        let shown = if names.is_empty() { report::render(told) } else { Vec::new() };
+        shown.iter().chain(&signed.lines()).for_each(|line| events::say(line));
+    }
+    if args.signed && !signed.is_whole() {
+        bail!(Refused("the report is not signed by both ends".to_owned()));
     }
     let disks = names.iter().map(|name| ends::reader(name)).collect::<Result<Vec<_>>>()?;
+    let pairs = matching(told, &disks)?;
+    // Before any is read, which may take hours.
+    disks.iter().zip(&pairs).try_for_each(|(disk, told)| fits(&**disk, told).map(drop))?;
     let mut found = Vec::new();
-    for ((name, disk), told) in names.iter().zip(&disks).zip(matching(told, &disks)?) {
-        let outcome = compare(&**disk, told, &events::sink(args.json))?;
+    let mut outcome = Outcome::Equal;
+    for ((name, disk), told) in names.iter().zip(&disks).zip(pairs) {
+        let compared = compare(&**disk, told, &events::sink(args.json))?;
         if !args.json {
-            show(name, &**disk, told, &outcome.state);
+            show(name, &**disk, told, &compared.state);
         }
-        let (state, places) = match outcome.state {
-            Standing::After => ("as committed", Vec::new()),
-            Standing::Before => ("as the source", Vec::new()),
-            Standing::Neither(places) => ("differs", places),
-        };
-        found.push(json!({ "disk": name, "root": outcome.root, "state": state, "places": places }));
+        outcome = outcome.max(outcome_of(&compared.state));
+        found.push(disk_json(name, compared));
     }
-    let equal = found.iter().all(|disk| disk["state"] != "differs");
     if args.json {
         events::object(&json!({
-            "event": "checked", "equal": equal, "signatures": signatures, "disks": found, "report": told,
+            "event": "checked", "equal": outcome == Outcome::Equal, "signatures": signed.json(), "disks": found,
+            "report": json!(kept)["report"],
         }));
     }
     match &args.sign_with {
-        Some(key) if equal => report::sign_file(key, file, &bytes)?,
-        Some(_) => bail!(Refused("a disk differs from the report: it is not signed".to_owned())),
+        Some(key) if outcome == Outcome::Equal => report::sign_file(key, file, &bytes)?,
+        Some(_) => bail!(Refused("a disk is not as it was committed: the report is not signed".to_owned())),
         None => {}
     }
-    Ok(equal)
+    Ok(outcome)
 }
 
-/// The disk of the report that each of these is.
+fn outcome_of(state: &Standing) -> Outcome {
+    match state {
+        Standing::After | Standing::AfterButTail => Outcome::Equal,
+        Standing::Before => Outcome::Before,
+        Standing::Neither(_) => Outcome::Different,
+    }
+}
+
+fn disk_json(name: &str, found: Found) -> Value {
+    let (state, places) = match found.state {
+        Standing::After => ("as committed", Vec::new()),
+        Standing::AfterButTail => ("as committed, tail not compared", Vec::new()),
+        Standing::Before => ("as the source", Vec::new()),
+        Standing::Neither(places) => ("differs", places),
+    };
+    json!({ "disk": name, "root": found.root, "state": state, "places": places })
+}
+
+/// The disk of the report that each of these is: first those whose serial number is that of one disk alone, here and in the
+/// report; the others take what is left of it, in order.
 fn matching<'a>(told: &'a Report, disks: &[Arc<dyn ReadAt>]) -> Result<Vec<&'a DiskReport>> {
     if disks.len() > told.disks.len() {
         let (named, known) = (disks.len(), told.disks.len());
         bail!(Refused(format!("{named} disks are named, the report has {known}")));
     }
-    let by_serial = |disk: &dyn ReadAt| {
-        let serial = &disk.identity().serial;
-        let is_it = |told: &&DiskReport| told.target.serial == *serial || told.source.serial == *serial;
-        told.disks.iter().find(|told| !serial.is_empty() && is_it(told))
+    let serial = |disk: &Arc<dyn ReadAt>| disk.identity().serial.clone();
+    let by_serial = |disk: &Arc<dyn ReadAt>| {
+        let serial = Some(serial(disk)).filter(|serial| !serial.is_empty())?;
+        let alone = disks.iter().filter(|other| other.identity().serial == serial).count() == 1;
+        let is_it = |told: &DiskReport| told.target.serial == serial || told.source.serial == serial;
+        let mut known = (0..told.disks.len()).filter(|index| is_it(&told.disks[*index]));
+        known.next().filter(|_| alone && known.next().is_none())
     };
-    let found: Vec<_> = disks
-        .iter()
-        .zip(&told.disks)
-        .map(|(disk, in_order)| by_serial(&**disk).unwrap_or(in_order))
-        .collect();
-    let twice = (1..found.len()).any(|i| found[..i].iter().any(|other| std::ptr::eq(*other, found[i])));
-    if twice {
-        bail!(Refused(
-            "two of the disks are one and the same in the report: name them in its order".to_owned()
-        ));
+    let mut places: Vec<Option<usize>> = disks.iter().map(by_serial).collect();
+    for (number, place) in places.iter().enumerate() {
+        if place.is_some() && places[..number].contains(place) {
+            let path = &disks[number].identity().path;
+            bail!(Refused(format!(
+                "{path} and another of these disks are the two sides of one disk of the report: check one at a time"
+            )));
+        }
     }
-    Ok(found)
+    for number in 0..places.len() {
+        if places[number].is_none() {
+            places[number] = (0..told.disks.len()).find(|index| !places.contains(&Some(*index)));
+        }
+    }
+    Ok(places.into_iter().flatten().filter_map(|index| told.disks.get(index)).collect())
 }
 
 fn show(name: &str, disk: &dyn ReadAt, told: &DiskReport, state: &Standing) {
@@ -157,9 +211,17 @@ fn show(name: &str, disk: &dyn ReadAt, told: &DiskReport, state: &Standing) {
     if !serial.is_empty() && !known.contains(&serial) {
         events::say(&format!("{name}: its serial number {serial} is not in the report; compared by order"));
     }
+    let length = told.source.size;
     match state {
         Standing::After => events::say(&format!("{name}: as it was committed")),
-        Standing::Before => events::say(&format!("{name}: as the source was, before transforms and repair")),
+        Standing::AfterButTail => events::say(&format!(
+            "{name}: as it was committed over the {length} bytes that the source has. What was committed behind them, such \
+             as the backup of a GPT, has its place on a disk of {} bytes and was NOT compared",
+            told.target.size
+        )),
+        Standing::Before => events::say(&format!(
+            "{name}: as the source was, before transforms and repair; NOT as it was committed"
+        )),
         Standing::Neither(places) => {
             events::say(&format!("{name}: NOT as it was committed, in {} places", places.len()));
             for (offset, length) in places.iter().take(SHOWN) {
@@ -169,9 +231,72 @@ fn show(name: &str, disk: &dyn ReadAt, told: &DiskReport, state: &Standing) {
                 events::say(&format!("... and in {} more", places.len() - SHOWN));
             }
             events::say(
-                "A machine that runs changes its disk: if this one was started since, that is all it need be. If it was \
-                 not, the disk is damaged or somebody wrote to it.",
+                "A machine that runs changes its disk, and so does a repair: if this one was started or repaired since, \
+                 that is all it need be. If it was not, the disk is damaged or somebody wrote to it.",
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_disk::{Geometry, Identity, SectorSize};
+    use gantry_replicate::report::NamedDisk;
+
+    use super::*;
+
+    struct Serial(Identity);
+    impl Geometry for Serial {
+        fn size(&self) -> u64 {
+            1
+        }
+        fn sector_size(&self) -> SectorSize {
+            SectorSize::B512
+        }
+        fn identity(&self) -> &Identity {
+            &self.0
+        }
+    }
+    impl ReadAt for Serial {
+        fn read_at(&self, _: u64, _: &mut [u8]) -> gantry_disk::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Source and target serials of a report's disks, those of the disks named, and where each belongs.
+    fn places(told: &[(&str, &str)], named: &[&str]) -> Result<Vec<usize>> {
+        let disk = |serial: &str| NamedDisk { serial: serial.into(), ..NamedDisk::default() };
+        let pair = |(source, target): &(&str, &str)| DiskReport {
+            source: disk(source),
+            target: disk(target),
+            ..DiskReport::default()
+        };
+        let report = Report { disks: told.iter().map(pair).collect(), ..Report::default() };
+        let open = |serial: &&str| {
+            let identity = Identity { serial: (*serial).into(), ..Identity::default() };
+            Arc::new(Serial(identity)) as Arc<dyn ReadAt>
+        };
+        let disks: Vec<_> = named.iter().map(open).collect();
+        let found = matching(&report, &disks)?;
+        let place = |disk: &&DiskReport| report.disks.iter().position(|told| std::ptr::eq(told, *disk));
+        Ok(found.iter().filter_map(place).collect())
+    }
+
+    #[test]
+    fn disks_go_by_serial_numbers_that_are_one_disks_and_else_by_order() {
+        let told = [("s1", "t1"), ("s2", "t2"), ("", "")];
+        assert_eq!(places(&told, &["t2", "t1"]).unwrap(), [1, 0]);
+        assert_eq!(places(&told, &["s2"]).unwrap(), [1]);
+        assert_eq!(places(&told, &["", "t1", "x"]).unwrap(), [1, 0, 2], "the others take what is left");
+        assert_eq!(places(&told, &["", ""]).unwrap(), [0, 1]);
+        // Cheap enclosures give all their disks one number.
+        assert_eq!(places(&[("d", "d"), ("d", "d")], &["d", "d"]).unwrap(), [0, 1]);
+        assert_eq!(places(&[("", "d"), ("", "d")], &["d"]).unwrap(), [0]);
+        for (named, why) in
+            [(&["s1", "t1"][..], "two sides of one disk"), (&["", "", "", ""], "the report has 3")]
+        {
+            let error = places(&told, named).unwrap_err();
+            assert!(error.is::<Refused>() && error.to_string().contains(why), "{error}");
         }
     }
 }

@@ -73,19 +73,30 @@ fn both_ends_keep_the_same_signed_report_and_a_disk_is_held_against_it() {
     assert!(ssh_accepts(&scratch, &report) && ssh_accepts(&scratch, &other));
     let (status, said) = check(&report, &[]);
     assert_eq!(status, Some(0), "{said}");
-    for part in
-        ["signature of the source: good", "signature of the target: good", "boot not proven", "root after"]
-    {
+    for part in [
+        "signature of the source: good, by key",
+        "signature of the target: good, by key",
+        "boot not proven",
+        "root after",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let (status, said) = check(&report, &[&target]);
     assert!(status == Some(0) && said.contains("as it was committed"), "{said}");
+    // The keys that verify shows are those that both ends have shown.
+    let key_line = said.lines().find(|line| line.contains("of the source: good")).unwrap().to_owned();
+    let source_key = key_line.rsplit(' ').next().unwrap();
+    assert!(
+        text(&sent).contains(&format!("key of the source in this session: {source_key}")),
+        "{}",
+        text(&sent)
+    );
 
     flip(&target, 70 << 20);
     let (status, said) = check(&report, &[&target]);
     assert_eq!(status, Some(4), "{said}");
     assert!(said.contains("differs within 16777216 bytes at byte 67108864"), "{said}");
-    assert!(said.contains("if this one was started since"), "{said}");
+    assert!(said.contains("if this one was started or repaired since"), "{said}");
     let refused =
         gantry(&["verify", "--sign-with", &key, "--report", &report.display().to_string()], &[&target]);
     assert_eq!(refused.status.code(), Some(3), "a disk that differs is not signed for: {}", text(&refused));
@@ -102,13 +113,44 @@ fn both_ends_keep_the_same_signed_report_and_a_disk_is_held_against_it() {
         ),
         ("BROKEN", Some(3), &|r| r["signatures"][0]["signature"] = "00".repeat(64).into()),
         ("signature of the target: none", Some(0), &|r| r["signatures"] = Value::Array(Vec::new())),
-        ("version 9", Some(1), &|r| r["report"]["version"] = 9.into()),
+        ("signature of the source: none", Some(0), &|r| {
+            r["signatures"].as_array_mut().unwrap().retain(|one| one["by"] == "target")
+        }),
+        ("BROKEN", Some(3), &|r| {
+            // What the target has signed, as if the source had.
+            let signatures = r["signatures"].as_array_mut().unwrap();
+            signatures.retain(|one| one["by"] == "target");
+            let mut copied = signatures[0].clone();
+            copied["by"] = "source".into();
+            signatures.push(copied);
+        }),
+        ("version 9", Some(3), &|r| r["report"]["version"] = 9.into()),
         ("cannot be true", Some(1), &|r| r["report"]["disks"][0]["source"]["size"] = u64::MAX.into()),
     ] {
         edit(&report, &bad, change);
         let (code, said) = check(&bad, &[&target]);
         assert!(code == status && said.contains(what), "{what}: {said}");
     }
+    // Who wants both signatures says so.
+    let signed = |report: &Path| {
+        gantry(&["verify", "--signed", "--report", &report.display().to_string()], &[&target])
+    };
+    assert_eq!(signed(&report).status.code(), Some(0));
+    edit(&report, &bad, |r| r["signatures"] = Value::Array(Vec::new()));
+    let refused = signed(&bad);
+    assert!(
+        refused.status.code() == Some(3) && text(&refused).contains("not signed by both"),
+        "{}",
+        text(&refused)
+    );
+
+    // For machines: words, not sentences.
+    let json = gantry(&["verify", "--json", "--report", &bad.display().to_string()], &[&target]);
+    let checked = String::from_utf8(json.stdout).unwrap();
+    let checked: Value = serde_json::from_str(checked.lines().last().unwrap()).unwrap();
+    assert_eq!(checked["signatures"], serde_json::json!({ "source": "none", "target": "none" }));
+    assert_eq!((&checked["equal"], &checked["disks"][0]["state"]), (&true.into(), &"as committed".into()));
+
     fs::copy(scratch.path("received.sig"), scratch.path("bad.sig")).unwrap();
     assert!(!ssh_accepts(&scratch, &bad), "the operator's signature is not of that");
 
@@ -118,6 +160,12 @@ fn both_ends_keep_the_same_signed_report_and_a_disk_is_held_against_it() {
     let (code, said) = check(&report, &[&small]);
     assert!(code == Some(3) && said.contains("another disk"), "{said}");
     assert_eq!(check(&report, &[&target, &source]).0, Some(3), "two disks, the report has one");
+
+    // The source itself, and a copy of the replica without the larger disk's end.
+    let (code, said) = check(&report, &[&source]);
+    assert!(code == Some(0) && said.contains("NOT compared"), "{said}");
+    let refused = gantry(&["verify", "--sign-with", "/nonexistent", "--report", "/nonexistent"], &[&target]);
+    assert!(text(&refused).contains("no such key"), "the key is tried first: {}", text(&refused));
     let blank = scratch.path("blank");
     fs::write(&blank, vec![0; 80 * MIB]).unwrap();
     assert_eq!(check(&report, &[&blank]).0, Some(4));
@@ -138,4 +186,40 @@ fn a_copy_is_reported_too_and_an_operator_without_a_key_is_told_at_once() {
         let (code, said) = check(&report, &[disk]);
         assert!(code == Some(0) && said.contains("signature of the source: none"), "{said}");
     }
+}
+
+/// The GPT of a larger target is moved: the source is not what was committed, and the exit code says so.
+#[test]
+fn the_source_of_a_changed_replica_is_not_equal() {
+    let scratch = Scratch::new();
+    let (source, target, report) = (scratch.path("source"), scratch.path("target"), scratch.path("report"));
+    fs::write(&source, vec![0; 8 * MIB]).unwrap();
+    let mut sfdisk = Command::new("/sbin/sfdisk");
+    sfdisk.arg("-q").arg(&source).stdin(Stdio::piped());
+    let mut sfdisk = sfdisk.spawn().unwrap();
+    std::io::Write::write_all(sfdisk.stdin.as_mut().unwrap(), b"label: gpt\n,4M\n").unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+    fs::write(&target, vec![0; 11 * MIB]).unwrap();
+    let copied = gantry(&["copy", "--json", "--report", &report.display().to_string()], &[&source, &target]);
+    assert_eq!(copied.status.code(), Some(0), "{}", text(&copied));
+    let done = String::from_utf8(copied.stdout).unwrap();
+    let done: Value = serde_json::from_str(done.lines().last().unwrap()).unwrap();
+    assert_eq!(done["signatures"], serde_json::json!([]), "those of a copy: none");
+    assert_eq!(check(&report, &[&target]).0, Some(0));
+    let (code, said) = check(&report, &[&source]);
+    assert!(code == Some(5) && said.contains("as the source was"), "{said}");
+    flip(&source, 2 << 20);
+    assert_eq!(check(&report, &[&source]).0, Some(4));
+}
+
+/// After the commit nothing is a refusal: the machine has crossed, and that is said first.
+#[test]
+fn a_report_that_cannot_be_kept_is_an_error_of_its_own() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(9 * MIB, 23), scratch.path("made"));
+    let report = scratch.path("no-such-folder/report").display().to_string();
+    let copied = gantry(&["copy", "--json", "--report", &report], &[&source, &target]);
+    assert_eq!(copied.status.code(), Some(1), "{}", text(&copied));
+    let said = text(&copied);
+    assert!(said.contains("\"event\":\"done\"") && said.contains("the report could not be kept"), "{said}");
 }

@@ -70,7 +70,7 @@ impl Changed<'_> {
         })?;
         let nodes = nodes.into_inner().unwrap_or_else(PoisonError::into_inner);
         let differs = |group: u64| nodes.node(group) != self.before.node(group);
-        let (changed, known_by) = match self.written {
+        let (changed, known_by): (Vec<_>, _) = match self.written {
             // What was written in a group that is as it was, was written as it was.
             Written::Ranges(_) => {
                 let changed =
@@ -80,18 +80,23 @@ impl Changed<'_> {
             Written::Unknown(why) => {
                 let differing = groups.into_iter().filter(|group| differs(*group));
                 let whole = differing.map(|g| g * group_bytes..((g + 1) * group_bytes).min(size));
-                let behind = places.into_iter().filter(|range| range.end > size);
+                // A place that crosses the source's end overlaps its group, which is told already if it differs.
+                let behind = places.iter().filter(|range| range.end > size);
+                let behind = behind.map(|range| range.start.max(size)..range.end);
                 (whole.chain(behind).collect(), format!("read whole: {why}"))
             }
         };
-        let (span, top) = nodes.spans(limits::NODES / disks.max(1));
+        // Widening may make neighbours meet.
+        let changed = runs(changed, LEAF as u64, self.replica.size());
+        let height = nodes.height(limits::NODES / disks.max(1));
+        let top = nodes.spans(height);
         let root = nodes.root(self.replica.sector_size().bytes()).context("not every group is known")?;
         Ok(After {
             root: tree::hex(&root),
             changed: bounded(changed, limits::CHANGED / disks.max(1), self.replica.size()),
             known_by,
             read: read.into_inner(),
-            span,
+            span: group_bytes << height,
             nodes: top.iter().map(|node| tree::hex(node)).collect(),
             behind: self.behind()?,
         })
@@ -243,6 +248,30 @@ mod tests {
         assert_eq!(after.known_by, "read whole: no recorder here");
         // The fault that the record must not have: a write that it does not name.
         assert_ne!(disk.after(&Written::Ranges(vec![])).root, disk.root());
+    }
+
+    /// The finisher zeroes the old backup GPT of a source that ends within a leaf: one leaf lies on both sides of that end.
+    #[test]
+    fn what_crosses_the_end_of_the_source_is_told_once() {
+        let told = |written: &Written| {
+            let disk = disk();
+            disk.replica.write_at(SIZE - 512, &[0; 512]).unwrap();
+            disk.replica.write_at(204 * MIB - 512, &[7; 512]).unwrap();
+            disk.after(written)
+        };
+        let (border, tail) = (SIZE / 65536 * 65536, (204 * MIB - 65536, 65536));
+        let unknown = told(&Written::Unknown("no recorder here".into()));
+        assert_eq!(unknown.changed, [(192 * MIB, border + 65536 - 192 * MIB), tail], "as reports need them");
+        assert_eq!(told(&Written::Ranges(vec![])).changed, [(border, 65536), tail]);
+        let overlapping = vec![(192 * MIB, SIZE - 192 * MIB), (border, 65536), tail];
+        assert!(
+            overlapping.is_sorted() && overlapping[0].0 + overlapping[0].1 > overlapping[1].0,
+            "the fault"
+        );
+        for after in [unknown, told(&Written::Ranges(vec![]))] {
+            let apart = after.changed.windows(2).all(|pair| pair[0].0 + pair[0].1 < pair[1].0);
+            assert!(apart, "{:?}", after.changed);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use gantry_wire::Stage;
 use crate::after::Changed;
 use crate::event::Events;
 use crate::groups::GroupNodes;
+use crate::kept::prepare;
 use crate::replica::{Pieces, Replica};
 use crate::report::{Report, State, clock};
 use crate::stop::Stop;
@@ -80,8 +81,9 @@ pub fn finish(
         })
         .collect();
     let began = Instant::now();
+    report.state = State::Repairing;
     // Repair is not tried again by itself, whatever made it fail.
-    finisher.finish(&mut disks, report, tell).map_err(|error| Stop(format!("{error:#}")))?;
+    finisher.finish(&mut disks, report, tell).map_err(|error| Stop(format!("repair: {error:#}")))?;
     report.phase("repair", began);
     let began = Instant::now();
     tell(Stage::Repairing, "reading back what was changed");
@@ -91,15 +93,18 @@ pub fn finish(
         let pieces = replica.pieces();
         replica.set_pieces(disk.pieces)?;
         let changed = Changed { replica, before: groups, pieces: &pieces, written: &disk.written };
-        report.after = changed.after(verified.len(), events).context("reading back what was changed")?;
+        let after = changed.after(verified.len(), events).context("reading back what was changed")?;
+        report.after = Some(after);
     }
     report.phase("after", began);
+    report.state = if report.repair.is_null() { State::Verified } else { State::Repaired };
+    // Now: after the commit a report that the other end does not take could not be mended, and nobody could go on.
+    prepare(report).map_err(|error| Stop(format!("the report cannot be kept: {error:#}")))?;
     tell(Stage::Committing, "writing heads");
     let labels = relabel(replicas, labels, LabelStage::Committing)?;
     let began = Instant::now();
     commit(replicas, &labels).context("committing")?;
     report.phase("commit", began);
-    report.state = if report.repair.is_null() { State::Verified } else { State::Repaired };
     report.committed = clock();
     Ok(())
 }

@@ -103,13 +103,18 @@ impl GroupNodes {
         Some(root.finish(self.size, sector_size))
     }
 
-    /// At most `most` (at least 1) nodes that cover the disk, and the bytes that each covers. Every group must be known.
-    pub fn spans(&self, most: usize) -> (u64, Vec<Hash>) {
+    /// How high above groups nodes are of which at most `most` (at least 1) cover the disk.
+    pub fn height(&self, most: usize) -> u32 {
         let mut height = 0;
         while self.nodes.len().div_ceil(1 << height) > most.max(1) {
             height += 1;
         }
-        ((GROUP * CHUNK) << height, tree::spans(&self.nodes, height))
+        height
+    }
+
+    /// The nodes of this height, each of which covers 64 MiB << `height`. Every group must be known.
+    pub fn spans(&self, height: u32) -> Vec<Hash> {
+        tree::spans(&self.nodes, height)
     }
 
     /// Bytes of chunk `index`; only the last may be short.
@@ -151,12 +156,12 @@ mod tests {
         let mut groups = GroupNodes::new(5 * GROUP * CHUNK - 512);
         (0..5).for_each(|group| groups.set(group, node(group)));
         let span = |most| {
-            let (span, nodes) = groups.spans(most);
-            (span >> 26, nodes.len())
+            let height = groups.height(most);
+            (height, groups.spans(height).len())
         };
         assert_eq!(
             [span(5), span(4), span(3), span(2), span(1), span(0)],
-            [(1, 5), (2, 3), (2, 3), (4, 2), (8, 1), (8, 1)]
+            [(0, 5), (1, 3), (1, 3), (2, 2), (3, 1), (3, 1)]
         );
     }
 

@@ -13,7 +13,7 @@
 //! Every read of a source and every byte on a data stream passes a [`throttle`]; a [`progress::Meter`] watches each pass
 //! and tells rates and time left.
 
-pub mod after;
+mod after;
 pub mod against;
 pub mod buffer;
 pub mod chunkset;
@@ -36,7 +36,7 @@ pub mod report;
 pub mod sender;
 mod source;
 pub mod stop;
-pub mod sweep;
+mod sweep;
 pub mod throttle;
 pub mod tls;
 

@@ -21,7 +21,7 @@ use crate::patch::{differing, ranges};
 use crate::progress::{Course, Done, Meter};
 use crate::random;
 use crate::replica::Replica;
-use crate::report::{Disk, DiskReport, Machine, Report, SourceFacts, VERSION, clock};
+use crate::report::{DiskReport, NamedDisk, NamedMachine, Report, SourceFacts, VERSION, clock};
 use crate::source::{Run, Source};
 use crate::sweep::{leaves, node_of, sweep, sweep_freely};
 use crate::throttle::{Reads, Throttle};
@@ -69,7 +69,8 @@ pub fn copy(
     let source = &Source::new(source, options.bad_sectors)?;
     source.check_fit(replica.end().size())?;
     replica.label_and_blank(&label)?;
-    let machine = Machine { name: options.machine.clone(), software: options.software.clone(), clock: 0 };
+    let (name, software) = (options.machine.clone(), options.software.clone());
+    let machine = NamedMachine { name, software, ..NamedMachine::default() };
     let (source_machine, began) = (machine.clone(), clock());
     let mut report =
         Report { version: VERSION, source: source_machine, target: machine, began, ..Report::default() };
@@ -90,16 +91,14 @@ pub fn copy(
     let to = replica.end();
     events.tell(Event::Verified { disk: to.identity().path.clone(), root: root.clone() });
     report.disks = vec![DiskReport {
-        source: Disk::of(source.end()),
-        target: Disk::of(&**to),
+        source: NamedDisk::of(source.end()),
+        target: NamedDisk::of(&**to),
         sector_size: sector.bytes(),
         root,
         rewritten_chunks: rewritten,
         ..DiskReport::default()
     }];
-    let (software, clock) = (options.software.clone(), clock());
-    let facts = SourceFacts { software, clock, disks: vec![source.facts()] };
-    report.verified(facts).map_err(anyhow::Error::msg)?;
+    report.verified(SourceFacts::new(&options.software, vec![source.facts()])).map_err(anyhow::Error::msg)?;
     let tell = |_, text: &str| events.tell(Event::Stage { text: text.to_owned() });
     let groups = source.groups().clone();
     finish(&[Verified { replica: &replica, label, groups }], finisher, &mut report, &tell, events)?;

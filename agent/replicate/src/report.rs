@@ -6,9 +6,12 @@
 
 use std::time::{Instant, SystemTime};
 
-use gantry_disk::{Careful, Geometry, Identity, SectorSize};
-use gantry_wire::limits::{CHUNK, DISK_BYTES, DISKS, GROUP};
+use gantry_disk::{Careful, Geometry, Identity};
 use serde::{Deserialize, Serialize};
+
+mod check;
+
+pub use self::check::{check, check_facts, limits, line};
 
 /// The layout that this build writes and reads.
 pub const VERSION: u32 = 2;
@@ -23,12 +26,12 @@ pub struct Report {
     /// Session id in hex; empty for a local copy.
     pub session: String,
     /// The machine that gave.
-    pub source: Machine,
+    pub source: NamedMachine,
     /// The machine that took.
-    pub target: Machine,
+    pub target: NamedMachine,
     /// Seconds by which the target's clock is ahead of the source's; the time on the wire counts as difference.
     pub clock_offset: i64,
-    /// The target's clock when the session began and when it had committed; [`Machine::clock`] is between.
+    /// The target's clock when the session began and when it had committed; [`NamedMachine::clock`] is between.
     pub began: u64,
     /// See [`Report::began`]; 0 until then.
     pub committed: u64,
@@ -45,10 +48,13 @@ pub struct Report {
 /// How far a replica came. More than these is proven by evidence that lies elsewhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// It is being made.
+    /// It is being made: nobody keeps it.
     #[default]
     #[serde(rename = "unfinished")]
     Unfinished,
+    /// Verified; transforms and repair are at work. What repair keeps on the replica itself says this.
+    #[serde(rename = "verified, being repaired")]
+    Repairing,
     /// Every disk is what the source was, and whole.
     #[serde(rename = "verified, not repaired, boot not proven")]
     Verified,
@@ -65,6 +71,7 @@ impl State {
     pub fn words(self) -> &'static str {
         match self {
             Self::Unfinished => "unfinished",
+            Self::Repairing => "verified, being repaired",
             Self::Verified => "verified, not repaired, boot not proven",
             Self::Repaired => "repaired, boot not proven",
             Self::Forgotten => "committed, details lost in a restart of the receiver",
@@ -72,20 +79,23 @@ impl State {
     }
 }
 
-/// One end.
+/// The machine at one end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct NamedMachine {
     /// Vendor, product and host name.
     pub name: String,
     /// Name and version of the software.
     pub software: String,
     /// Its clock when all was verified.
     pub clock: u64,
+    /// Ed25519 public key of its process in this session, in hex: its signature is by this one ([`crate::kept`]). Empty for a
+    /// local copy, and for a source that is not known any more.
+    pub key: String,
 }
 
 /// A disk by its names at its end; empty strings are unknown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Disk {
+pub struct NamedDisk {
     /// Node or file.
     pub path: String,
     /// Serial number.
@@ -102,9 +112,9 @@ pub struct Disk {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiskReport {
     /// The source disk.
-    pub source: Disk,
+    pub source: NamedDisk,
     /// The target disk.
-    pub target: Disk,
+    pub target: NamedDisk,
     /// Logical sector size.
     pub sector_size: u32,
     /// What of the source was read and compared.
@@ -118,8 +128,8 @@ pub struct DiskReport {
     pub rewritten_chunks: u64,
     /// Root of the hash tree before transforms and repair, equal at both ends, in hex.
     pub root: String,
-    /// The same disk after transforms and repair, as it was committed.
-    pub after: After,
+    /// The same disk after transforms and repair, as it was committed; none while it is [`State::Repairing`].
+    pub after: Option<After>,
 }
 
 /// What of a disk was compared.
@@ -179,7 +189,7 @@ pub struct Behind {
 }
 
 /// What only the sender knows, in the order of the report's disks.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceFacts {
     /// Version of its software.
     pub software: String,
@@ -190,7 +200,7 @@ pub struct SourceFacts {
 }
 
 /// What only the sender knows of a disk.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceDiskFacts {
     /// World Wide Name.
     pub wwn: String,
@@ -216,7 +226,7 @@ pub fn clock() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-impl Disk {
+impl NamedDisk {
     /// A disk end.
     pub fn of(end: &(impl Geometry + ?Sized)) -> Self {
         let Identity { path, serial, wwn, model } = end.identity().clone();
@@ -230,6 +240,55 @@ impl SourceDiskFacts {
         let given_up = disk.given_up().into_iter().map(|range| (range.start, range.end - range.start));
         let wwn = disk.identity().wwn.clone();
         Self { wwn, bad_sectors: given_up.collect(), ..Self::default() }
+    }
+}
+
+impl SourceFacts {
+    /// What is known now. Texts are cut where a report would not take them.
+    pub fn new(software: &str, mut disks: Vec<SourceDiskFacts>) -> Self {
+        let cut = |text: &mut String| *text = line(text, limits::WORDS);
+        for disk in &mut disks {
+            cut(&mut disk.wwn);
+            disk.skipped.iter_mut().flat_map(|part| [&mut part.kind, &mut part.why]).for_each(cut);
+        }
+        Self { software: line(software, limits::WORDS), clock: clock(), disks }
+    }
+
+    /// As they cross, in JSON.
+    ///
+    /// # Errors
+    /// They contradict the sizes of the disks, or are more than a report takes; in words.
+    pub fn bytes(&self, sizes: &[u64]) -> Result<Vec<u8>, String> {
+        check_facts(self, sizes)?;
+        let bytes = serde_json::to_vec(self).map_err(|error| error.to_string())?;
+        check_length(bytes)
+    }
+
+    /// Reads what has crossed. Whether it can be true, [`check_facts`] says.
+    ///
+    /// # Errors
+    /// It is too long or no facts; in words.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(check_length(bytes)?).map_err(|error| error.to_string())
+    }
+}
+
+impl From<&Report> for SourceFacts {
+    fn from(report: &Report) -> Self {
+        let disks = report.disks.iter().map(SourceDiskFacts::from).collect();
+        Self { software: report.source.software.clone(), clock: report.source.clock, disks }
+    }
+}
+
+impl From<&DiskReport> for SourceDiskFacts {
+    fn from(disk: &DiskReport) -> Self {
+        let DiskReport { source, compared, skipped, bad_sectors, .. } = disk;
+        Self {
+            wwn: source.wwn.clone(),
+            compared: *compared,
+            skipped: skipped.clone(),
+            bad_sectors: bad_sectors.clone(),
+        }
     }
 }
 
@@ -248,130 +307,30 @@ impl Report {
     /// # Errors
     /// It says what cannot be; in words.
     pub fn verified(&mut self, facts: SourceFacts) -> Result<(), String> {
+        let sizes: Vec<u64> = self.disks.iter().map(|disk| disk.source.size).collect();
+        check_facts(&facts, &sizes)?;
         self.target.clock = clock();
         self.source.software = facts.software;
         self.source.clock = facts.clock;
-        self.clock_offset = self.target.clock.cast_signed().wrapping_sub(facts.clock.cast_signed());
-        if facts.disks.len() != self.disks.len() {
-            return Err(format!("facts of {} disks, not {}", facts.disks.len(), self.disks.len()));
-        }
+        self.clock_offset = ahead(self.target.clock, facts.clock);
         for (disk, facts) in self.disks.iter_mut().zip(facts.disks) {
             disk.source.wwn = facts.wwn;
             disk.compared = facts.compared;
             disk.skipped = facts.skipped;
             disk.bad_sectors = facts.bad_sectors;
-            check_source(disk)?;
         }
         Ok(())
     }
 }
 
-/// How much there is of each at most.
-pub mod limits {
-    /// Parts of one disk that were skipped.
-    pub const SKIPPED: usize = 1024;
-    /// Bad ranges of one disk.
-    pub const BAD: usize = 16384;
-    /// Changed ranges of all disks together; more are told as fewer and larger ones.
-    pub const CHANGED: usize = 2048;
-    /// Nodes of all disks together.
-    pub const NODES: usize = 2048;
-    /// Phases.
-    pub const PHASES: usize = 16;
-    /// Sentences.
-    pub const TRANSFORMS: usize = 1024;
+fn check_length<T: AsRef<[u8]>>(facts: T) -> Result<T, String> {
+    match facts.as_ref().len() {
+        length if length <= limits::FACTS => Ok(facts),
+        length => Err(format!("{length} bytes of facts, {} at most", limits::FACTS)),
+    }
 }
 
-/// Checks what came from outside against the limits and against itself; says what does not fit.
-///
-/// # Errors
-/// In words: which disk, which field.
-pub fn check(report: &Report) -> Result<(), String> {
-    let within = |what: &str, found: usize, limit: usize| match found <= limit {
-        true => Ok(()),
-        false => Err(format!("{found} {what}, {limit} at most")),
-    };
-    if report.version != VERSION {
-        let found = report.version;
-        return Err(format!("its layout is version {found}, this program reads version {VERSION}"));
-    }
-    within("disks", report.disks.len(), DISKS)?;
-    within("phases", report.phases.len(), limits::PHASES)?;
-    within("transforms", report.transforms.len(), limits::TRANSFORMS)?;
-    within("nodes", report.disks.iter().map(|disk| disk.after.nodes.len()).sum(), limits::NODES)?;
-    for (number, disk) in (1..).zip(&report.disks) {
-        check_disk(disk).map_err(|why| format!("disk {number}: {why}"))?;
-    }
-    Ok(())
-}
-
-/// What the source's end said of a disk.
-fn check_source(disk: &DiskReport) -> Result<(), String> {
-    let size = disk.source.size;
-    check_ranges("bad", &disk.bad_sectors, limits::BAD, size)?;
-    if disk.skipped.len() > limits::SKIPPED {
-        return Err(format!("{} skipped parts, {} at most", disk.skipped.len(), limits::SKIPPED));
-    }
-    disk.skipped.iter().try_for_each(|part| check_ranges("skipped", &[(part.offset, part.length)], 1, size))
-}
-
-/// Ranges are ascending, apart, and lie before `end`.
-fn check_ranges(what: &str, ranges: &[(u64, u64)], limit: usize, end: u64) -> Result<(), String> {
-    if ranges.len() > limit {
-        return Err(format!("{} {what} ranges, {limit} at most", ranges.len()));
-    }
-    let mut reach = 0;
-    for (offset, length) in ranges {
-        match offset.checked_add(*length) {
-            Some(stop) if *offset >= reach && *length > 0 && stop <= end => reach = stop,
-            _ => return Err(format!("a {what} range of {length} bytes at byte {offset}")),
-        }
-    }
-    Ok(())
-}
-
-fn check_disk(disk: &DiskReport) -> Result<(), String> {
-    let (size, after) = (disk.source.size, &disk.after);
-    if size == 0 || size.max(disk.target.size) > DISK_BYTES || disk.target.size < size {
-        return Err(format!("sizes of {size} and {} bytes", disk.target.size));
-    }
-    if SectorSize::try_from(disk.sector_size).is_err() {
-        return Err(format!("sectors of {} bytes", disk.sector_size));
-    }
-    check_source(disk)?;
-    check_ranges("changed", &after.changed, limits::CHANGED, disk.target.size)?;
-    let mut hashes = [&disk.root, &after.root].into_iter().chain(&after.nodes);
-    if let Some(bad) = hashes.find(|hash| unhex::<32>(hash).is_none()) {
-        return Err(format!("{bad:?} is no hash"));
-    }
-    let group = GROUP * CHUNK;
-    let whole = after.span >= group && (after.span / group).is_power_of_two() && after.span % group == 0;
-    if !whole || size.div_ceil(after.span) != after.nodes.len() as u64 {
-        return Err(format!("{} nodes of {} bytes each for a disk of {size}", after.nodes.len(), after.span));
-    }
-    if let Some(behind) = &after.behind {
-        let stop = behind.offset.checked_add(behind.length);
-        let fits = behind.offset >= size && behind.length <= CHUNK && stop == Some(disk.target.size);
-        if !fits || unhex::<32>(&behind.blake3).is_none() {
-            return Err(format!("{} bytes behind the source at byte {}", behind.length, behind.offset));
-        }
-    }
-    Ok(())
-}
-
-/// Reads lower-case hex of just `N` bytes.
-pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
-    if text.len() != 2 * N {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
+/// Seconds by which one clock is ahead of another.
+fn ahead(clock: u64, other: u64) -> i64 {
+    clock.cast_signed().wrapping_sub(other.cast_signed())
 }

@@ -108,7 +108,7 @@ const LIES: &[Lie] = &[
     ("Hello again", Point::Begun, |s| control(s.hello(vec![2], vec![])), "message 3 has no place in an epoch"),
     ("acknowledging itself", Point::Begun, |_| control(Message::Ack { pass: 0, disk: 0, extents: vec![] }), "message 12 has no place"),
     ("an end without a start", Point::Begun, |_| control(Message::EndPass { pass: 1, chunks: 0 }), "pass 1 is not the current pass"),
-    ("finished", Point::Begun, |_| control(Message::Finish { facts: b"{}".to_vec() }), "what the sender says of the source"),
+    ("finished", Point::Begun, |_| control(Message::Finish { facts: b"{}".to_vec() }), "Finish before fake was verified"),
     ("roots of no disk", Point::Begun, |_| control(Message::Roots { roots: vec![] }), "roots of 0 disks"),
     ("roots too early", Point::Begun, |_| control(Message::Roots { roots: vec![[0; 32]] }), "is not verified yet"),
     ("pass 0", Point::Begun, |_| control(Message::StartPass { pass: 0, kind: PassKind::Full }), "pass 0 begins after pass 0"),
@@ -375,6 +375,7 @@ const ANSWERS: &[Answer] = &[
     ("a report that it has not signed", FINISH, false, |_| one(Message::Committed { report: b"[]".to_vec(), signature: [0; 64] }), "the receiver's signature of its report"),
     ("a report without end", FINISH, false, |_| vec![raw(19, &[0xff; 4])], "report is 4294967295"),
     ("Bye at once", FINISH, false, |_| one(Message::Bye), "message 21 while finishing"),
+    ("a report of nobody", FINISH, false, |_| one(Message::Committed { report: b"{}".to_vec(), signature: [1; 64] }), "Do not trust the replica"),
     ("no Bye", DONE, false, |_| one(Message::Progress { text: "x".into() }), "expected Bye, not message 18"),
 ];
 

@@ -145,8 +145,11 @@ fn a_peers_text_does_not_steer_the_terminal() {
 #[test]
 fn a_name_has_one_line() {
     let named = |path: &str| DiskInfo { path: path.into(), ..disk() };
-    let offer = |machine: &str, disk| {
-        Message::Offer { version: 2, stage: Stage::Receiving, machine: machine.into(), disks: vec![disk] }
+    let offer = |machine: &str, disk| Message::Offer {
+        version: 2,
+        stage: Stage::Receiving,
+        machine: machine.into(),
+        disks: vec![disk],
     };
     let forged = offer("vm7\nsignature of the source: good", named("/dev/sda\r\nstate: verified"));
     let plain = offer("vm7?signature of the source: good", named("/dev/sda??state: verified"));

@@ -24,6 +24,7 @@ use crate::event::{Event, Events};
 use crate::link::{Inbox, LinkReader, Outbox};
 use crate::pool::{Pool, Queue};
 use crate::progress::{Course, Done, Meter, add};
+use crate::report::SourceFacts;
 
 /// Disk threads of an epoch.
 const THREADS: usize = 4;
@@ -194,12 +195,11 @@ impl Epoch {
                 }
                 Action::Message(Message::Finish { facts }) => {
                     ensure!(self.pass.is_none(), "Finish in the middle of a pass");
-                    let facts = serde_json::from_slice(&facts).map_err(|error| error.to_string());
-                    let taken = facts.and_then(|facts| session.report.verified(facts));
-                    taken.map_err(|why| anyhow!("what the sender says of the source: {why}"))?;
                     for disk in self.disks.iter() {
                         ensure!(disk.root().is_some(), "Finish before {} was verified", disk.source.path);
                     }
+                    let taken = SourceFacts::parse(&facts).and_then(|facts| session.report.verified(facts));
+                    taken.map_err(|why| anyhow!("what the sender says of the source: {why}"))?;
                     return Ok(());
                 }
                 Action::Message(other) => bail!("message {} has no place in an epoch", other.tag()),

@@ -30,10 +30,10 @@ pub use self::session::{TargetDisk, disk_info};
 use self::work::fault_of;
 use crate::commit::{Finisher, Verified, finish};
 use crate::event::{Event, Events};
-use crate::kept::Kept;
+use crate::kept::{Kept, prepare};
 use crate::link::{Inbox, Link, LinkReader, Outbox, PeerFault};
 use crate::random;
-use crate::report::{self, Disk, DiskReport, Machine, Report, clock};
+use crate::report::{self, DiskReport, NamedDisk, NamedMachine, Report, clock};
 use crate::stop::Stop;
 use crate::tls::{PublicKey, TlsIdentity, key_of};
 
@@ -79,14 +79,23 @@ enum End {
 /// Takes one machine. Returns when it is committed and the sender has let go.
 ///
 /// # Errors
-/// A void code, or a repair that needs a person: [`Stop`]. Lost links are not errors: it waits.
-pub async fn receive(options: ReceiveOptions, finisher: Box<dyn Finisher>, events: Events) -> Result<Kept> {
+/// A void code, a repair that needs a person, or a sender that does not take the report: [`Stop`]. Lost links are not
+/// errors: it waits.
+pub async fn receive(
+    mut options: ReceiveOptions,
+    finisher: Box<dyn Finisher>,
+    events: Events,
+) -> Result<Kept> {
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("listening on {}", options.listen))?;
     let address = listener.local_addr().context("asking for the own address")?;
     events.tell(Event::Listening { address: address.to_string() });
     let identity = TlsIdentity::generate()?;
+    if let Some(report) = &mut options.committed {
+        report.target.key = tree::hex(&identity.public_key()?);
+        prepare(report)?;
+    }
     let door = Door::new(options.code.clone(), Instant::now() + options.code_valid);
     let (arrivals, mut arrived) = mpsc::channel(4);
     let host = Arc::new(Host {
@@ -168,8 +177,10 @@ impl Host {
         };
         let end = match outcome {
             Ok(Ending::Committed(kept)) => End::Done(kept),
+            Ok(Ending::Disowned(text)) => {
+                End::Stuck(format!("the replica is committed, but the source does not agree: {text}"))
+            }
             Ok(Ending::Failed(text)) => {
-                let text = format!("repair: {text}");
                 drop(outbox.say(Message::Error { fault: Fault::Refused, text: text.clone() }).await);
                 End::Stuck(text)
             }
@@ -222,7 +233,7 @@ impl Host {
         outbox.say(offer).await?;
         if let Some(committed) = committed {
             let finish = watch::channel(committed).1;
-            return farewell::follow(finish, inbox, outbox, &self.identity, sender).await;
+            return farewell::follow(finish, inbox, outbox, &self.identity).await;
         }
         if stage == Stage::Receiving {
             let pairs = match inbox.next().await? {
@@ -238,11 +249,11 @@ impl Host {
                 .say(Message::Begin { epoch: session.epoch, token, full: session.full(), disks: states })
                 .await?;
             epoch::run(session, inbox, outbox, &mut joins, &self.events).await?;
-            self.start_finish(session)?;
+            self.start_finish(session, sender)?;
         }
         let finish =
             slot.as_ref().and_then(|session| session.finish.clone()).context("nothing is being finished")?;
-        farewell::follow(finish, inbox, outbox, &self.identity, sender).await
+        farewell::follow(finish, inbox, outbox, &self.identity).await
     }
 
     /// A new session, or a further epoch of the one that is there.
@@ -267,7 +278,8 @@ impl Host {
             // A sender that was started again may call its disks something else: the report says what it says now.
             session.report.source.name = machine;
             for (told, (source, _)) in session.report.disks.iter_mut().zip(pairs) {
-                told.source = sources.get(usize::from(*source)).map(source_of).unwrap_or_default();
+                let info = sources.get(usize::from(*source)).context("a source disk that is not there")?;
+                told.source = source_of(info);
             }
             return session.next_epoch();
         }
@@ -284,7 +296,11 @@ impl Host {
             let (source, target) = (disk.source.path.clone(), disk.replica.end().identity().path.clone());
             self.events.tell(Event::Mapped { source, target, size: disk.source.size });
         }
-        let named = |name: String, software: &str| Machine { name, software: software.to_owned(), clock: 0 };
+        let named = |name: String, software: &str| NamedMachine {
+            name,
+            software: software.to_owned(),
+            ..NamedMachine::default()
+        };
         session.report = Report {
             version: report::VERSION,
             session: tree::hex(&session.id),
@@ -298,9 +314,11 @@ impl Host {
         Ok(())
     }
 
-    /// Starts the finishing thread. It goes on whatever happens to the link: all it needs is here.
-    fn start_finish(&self, session: &mut Session) -> Result<()> {
+    /// Starts the finishing thread for a source with this key. It goes on whatever happens to the link: all it needs is here.
+    fn start_finish(&self, session: &mut Session, sender: &PublicKey) -> Result<()> {
         let mut report = session.report.clone();
+        report.source.key = tree::hex(sender);
+        report.target.key = tree::hex(&self.identity.public_key()?);
         for (report, disk) in report.disks.iter_mut().zip(session.disks.iter()) {
             report.root = disk.root().map(|root| tree::hex(&root)).unwrap_or_default();
             report.rewritten_chunks = disk.known().rewritten;
@@ -345,16 +363,16 @@ impl Host {
 fn disk_report(disk: &session::SessionDisk) -> DiskReport {
     DiskReport {
         source: source_of(&disk.source),
-        target: Disk::of(&**disk.replica.end()),
+        target: NamedDisk::of(&**disk.replica.end()),
         sector_size: disk.source.sector_size,
         ..DiskReport::default()
     }
 }
 
 /// A disk as the sender calls it.
-fn source_of(info: &DiskInfo) -> Disk {
+fn source_of(info: &DiskInfo) -> NamedDisk {
     let DiskInfo { path, serial, model, size, sector_size: _, refusal: _ } = info.clone();
-    Disk { path, serial, model, size, wwn: String::new() }
+    NamedDisk { path, serial, model, size, wwn: String::new() }
 }
 
 /// Disks that do not fit or may not be erased: a person must change something.

@@ -73,7 +73,7 @@ pub struct Known {
 
 /// One disk of a session.
 pub struct SessionDisk {
-    /// The source disk.
+    /// The source disk, by the names that it had when the session began: those of the report follow its sender.
     pub source: DiskInfo,
     /// Index in the receiver's list.
     pub target: u16,

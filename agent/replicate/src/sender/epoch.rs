@@ -26,6 +26,7 @@ use crate::pool::{Pool, Queue};
 use crate::progress::{Done, Meter, add};
 use crate::stop::Stop;
 use crate::throttle::{PIECE, Reads, Throttle};
+use crate::tls::{PublicKey, key_of};
 
 /// Threads that read, hash and compress.
 pub const THREADS: usize = 4;
@@ -43,8 +44,10 @@ impl Sender {
         let mut link = Link::connect(address, &self.identity).await?;
         link.pair_as_dialler(&self.options.code).await?;
         let certificate = link.peer_certificate.clone();
+        // Its signature is asked for at the very end: that it can sign is seen now.
+        let key = key_of(&certificate).map_err(|error| Stop(format!("{error:#}")))?;
         let (mut inbox, outbox) = link.into_channels(CancellationToken::new());
-        let outcome = self.converse(address, &certificate, &mut inbox, &outbox).await;
+        let outcome = self.converse(address, &certificate, &key, &mut inbox, &outbox).await;
         outbox.close().await;
         outcome
     }
@@ -53,17 +56,12 @@ impl Sender {
         &self,
         address: std::net::SocketAddr,
         certificate: &[u8],
+        key: &PublicKey,
         inbox: &mut Inbox,
         outbox: &Outbox,
     ) -> Result<Kept> {
         let sources: Vec<_> = self.disks.iter().map(|disk| disk.info.clone()).collect();
-        let hello = Message::Hello {
-            versions: Version::SPOKEN.iter().map(|version| version.number()).collect(),
-            software: self.options.software.clone(),
-            machine: self.options.machine.clone(),
-            disks: sources.clone(),
-        };
-        outbox.say(hello).await?;
+        outbox.say(self.hello()).await?;
         let (stage, targets) = match inbox.next().await? {
             Message::Offer { version, stage, machine, disks } => {
                 if Version::negotiate(&[version]).is_none() {
@@ -84,7 +82,7 @@ impl Sender {
             let pairs = match self.pair(&sources, &targets).await {
                 Ok(pairs) => pairs,
                 Err(error) => {
-                    give_up(&error, inbox, outbox).await;
+                    give_up(Fault::Disk, &error, inbox, outbox).await;
                     return Err(error);
                 }
             };
@@ -111,21 +109,21 @@ impl Sender {
             let (queue, reads) = (pool.queue(), self.options.throttle.reads(CancellationToken::new()));
             let over = reads.clone();
             let mut passes = Passes { sender: self, epoch, number: 0, queue, reads, streams, inbox, outbox };
-            let outcome = passes.all(full, states).await;
+            let outcome = passes.all(full, states).await.and_then(|()| self.tell());
             let Passes { queue, streams, .. } = passes;
             drop(queue);
             match &outcome {
-                Ok(()) => outbox.say(Message::Finish { facts: self.facts()? }).await?,
-                Err(error) => give_up(error, inbox, outbox).await,
+                Ok(facts) => outbox.say(Message::Finish { facts: facts.clone() }).await?,
+                Err(error) => give_up(Fault::Disk, error, inbox, outbox).await,
             }
             let outcome = match outcome {
                 Err(error) => Err(first_cause(error, inbox).await),
-                done => done,
+                Ok(_) => Ok(()),
             };
             // The streams stay open until the receiver has heard the reason: their end would look like a lost link.
             // With them the threads end: none must go on reading for an epoch that is over.
             let report = match outcome {
-                Ok(()) => self.farewell(certificate, inbox, outbox).await,
+                Ok(()) => self.farewell(key, stage, inbox, outbox).await,
                 Err(error) => Err(error),
             };
             drop(streams);
@@ -133,7 +131,7 @@ impl Sender {
             pool.join().await;
             return report;
         }
-        self.farewell(certificate, inbox, outbox).await
+        self.farewell(key, stage, inbox, outbox).await
     }
 
     /// Which source goes onto which target, and that each can. Nothing was written yet.
@@ -170,12 +168,12 @@ async fn first_cause(error: anyhow::Error, inbox: &mut Inbox) -> anyhow::Error {
 }
 
 /// Tells the receiver why this end gives up for good, and waits a moment until it has hung up.
-async fn give_up(error: &anyhow::Error, inbox: &mut Inbox, outbox: &Outbox) {
+pub async fn give_up(fault: Fault, error: &anyhow::Error, inbox: &mut Inbox, outbox: &Outbox) {
     if !is_final(error) || error.is::<PeerFault>() {
         return;
     }
     let text = format!("the sender gives up: {error:#}");
-    if outbox.say(Message::Error { fault: Fault::Disk, text }).await.is_ok() {
+    if outbox.say(Message::Error { fault, text }).await.is_ok() {
         drop(timeout(PING, async { while inbox.next().await.is_ok() {} }).await);
     }
 }

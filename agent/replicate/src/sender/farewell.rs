@@ -3,24 +3,26 @@
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail, ensure};
+use gantry_wire::message::{Fault, Signature};
 use gantry_wire::tree::hex;
-use gantry_wire::{DiskInfo, Message};
+use gantry_wire::{Message, Stage};
 
 use super::Sender;
-use super::produce::SourceDisk;
+use super::epoch::give_up;
 use crate::event::Event;
-use crate::kept::{End, Kept, Signature, canonical, check_signature, sign};
+use crate::kept::{End, Kept, check_signature, sign};
 use crate::link::{Inbox, Outbox};
-use crate::report::{DiskReport, Report, check};
+use crate::report::State;
 use crate::stop::Stop;
-use crate::tls::key_of;
+use crate::tls::PublicKey;
 
 impl Sender {
-    /// Follows the receiver, who has shown `certificate`, from Finish to Bye.
+    /// Follows the receiver, who has shown `key` and offered itself in `stage`, from Finish to Bye.
     pub(super) async fn farewell(
         &self,
-        certificate: &[u8],
+        key: &PublicKey,
+        stage: Stage,
         inbox: &mut Inbox,
         outbox: &Outbox,
     ) -> Result<Kept> {
@@ -32,56 +34,59 @@ impl Sender {
                 other => bail!("message {} while finishing", other.tag()),
             }
         };
-        let key = key_of(certificate)?;
-        check_signature(&key, &bytes, &signature).context("the receiver's signature of its report")?;
-        let report: Report = serde_json::from_slice(&bytes).context("reading the receiver's report")?;
-        let whole = check(&report).and_then(|()| match canonical(&report) {
-            Ok(ours) if ours == bytes => Ok(()),
-            _ => Err("it is not written as reports are".to_owned()),
-        });
-        whole.map_err(|why| anyhow!("the receiver's report: {why}"))?;
-        let mut signatures = vec![Signature::new(End::Target, &key, &signature)];
-        let ours = match self.vouches(&report)? {
-            true => Some(sign(&self.identity, &bytes)?),
-            false => None,
+        let (kept, ours) = match self.take(key, stage, &bytes, &signature) {
+            Ok(taken) => taken,
+            Err(error) => {
+                // It would say the same again however often it is asked.
+                let text = format!(
+                    "the receiver has committed, and its report is not taken: {error:#}. Do not trust the replica; check \
+                     it with gantry verify"
+                );
+                let error = Stop(text).into();
+                give_up(Fault::Refused, &error, inbox, outbox).await;
+                return Err(error);
+            }
         };
-        if let Some(ours) = &ours {
-            signatures.push(Signature::new(End::Source, &self.identity.public_key()?, ours));
-        }
-        let kept = Kept { report, signatures };
-        let known = (kept.clone(), Instant::now());
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(known);
+        // What was known first may say more: a receiver that was started again since has forgotten.
+        let known = (kept, Instant::now());
+        let known =
+            self.committed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(known).clone();
         self.events.tell(Event::Committed);
         outbox.say(Message::Done { signature: ours }).await?;
         match inbox.next().await {
-            Ok(Message::Bye) => {}
+            Ok(Message::Bye) => Ok(known.0),
             // The commit is known at this end; the receiver holds until it hears Done, so say so again if it dials.
             Ok(other) => bail!("expected Bye, not message {}", other.tag()),
-            Err(error) => return Err(error.context("waiting for Bye")),
+            Err(error) => Err(error.context("waiting for Bye")),
         }
-        Ok(kept)
     }
 
-    /// Whether this process knows that what the report says of its disks is so. One that was started again does not.
+    /// The report, and this end's signature of it unless it cannot vouch for it: a process that was started again since
+    /// the roots agreed does not know, and of a receiver that was there is nothing to know.
     ///
     /// # Errors
-    /// It knows that it is not so.
-    fn vouches(&self, report: &Report) -> Result<bool> {
-        let roots: Option<Vec<_>> = self.disks.iter().map(|disk| disk.source.root().ok()).collect();
-        let Some(roots) = roots.filter(|_| !report.disks.is_empty()) else { return Ok(false) };
-        let as_read = |(disk, root, told): (&SourceDisk, &[u8; 32], &DiskReport)| {
-            let DiskInfo { path, serial, size, .. } = &disk.info;
-            let names = (&told.source.path, &told.source.serial, told.source.size) == (path, serial, *size);
-            names && told.root == hex(root) && told.bad_sectors == disk.source.facts().bad_sectors
-        };
-        let mut disks = self.disks.iter().zip(&roots).zip(&report.disks).map(|((d, r), t)| (d, r, t));
-        match report.disks.len() == self.disks.len() && disks.all(as_read) {
-            true => Ok(true),
-            false => {
-                let text = "the receiver has committed, and its report does not say what this end has read: do not \
-                            trust the replica; check it with gantry verify";
-                Err(Stop(text.to_owned()).into())
-            }
+    /// It is none, or is not so.
+    fn take(
+        &self,
+        key: &PublicKey,
+        stage: Stage,
+        bytes: &[u8],
+        signature: &Signature,
+    ) -> Result<(Kept, Option<Signature>)> {
+        check_signature(key, End::Target, bytes, signature)
+            .context("the receiver's signature of its report")?;
+        let mut kept = Kept::from_canonical(bytes)?;
+        ensure!(kept.key(End::Target) == hex(key), "it names another key than that of its maker");
+        kept.add(End::Target, signature);
+        match kept.report.state {
+            State::Verified | State::Repaired => {}
+            State::Forgotten if stage == Stage::Committed => return Ok((kept, None)),
+            state => bail!("its state is {:?} in a session that went on to its end", state.words()),
         }
+        let Some(told) = self.told() else { return Ok((kept, None)) };
+        told.compare(&kept.report, &self.identity.public_key()?)?;
+        let ours = sign(&self.identity, End::Source, bytes)?;
+        kept.add(End::Source, &ours);
+        Ok((kept, Some(ours)))
     }
 }

@@ -6,6 +6,7 @@ mod epoch;
 mod farewell;
 mod map;
 mod produce;
+mod told;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +18,10 @@ use gantry_disk::{BadSectors, DiskError, ReadAt};
 use gantry_wire::Code;
 
 use self::produce::SourceDisk;
+use self::told::Told;
 use crate::event::{Event, Events};
 use crate::kept::Kept;
 use crate::link::PeerFault;
-use crate::report::{SourceFacts, clock};
 use crate::stop::Stop;
 use crate::throttle::Throttle;
 use crate::tls::TlsIdentity;
@@ -55,6 +56,8 @@ struct Sender {
     identity: TlsIdentity,
     disks: Arc<Vec<SourceDisk>>,
     begun: AtomicBool,
+    /// What was said with the last Finish.
+    told: Mutex<Option<Told>>,
     /// Set once the receiver has said that it committed: from then on only the farewell is missing.
     committed: Mutex<Option<(Kept, Instant)>>,
     events: Events,
@@ -82,6 +85,7 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
         identity,
         disks,
         begun: AtomicBool::new(false),
+        told: Mutex::default(),
         committed: Mutex::default(),
         events,
     };
@@ -112,11 +116,8 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
 }
 
 impl Sender {
-    /// What only this end knows, for the report.
-    fn facts(&self) -> Result<Vec<u8>> {
-        let disks = self.disks.iter().map(|disk| disk.source.facts()).collect();
-        let facts = SourceFacts { software: self.options.software.clone(), clock: clock(), disks };
-        serde_json::to_vec(&facts).context("writing the facts of the source")
+    fn told(&self) -> Option<Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn known_commit(&self) -> Option<(Kept, Instant)> {

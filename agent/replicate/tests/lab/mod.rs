@@ -22,7 +22,7 @@ mod proxy;
 
 pub use disks::{Operation, Troubled};
 pub use journal::{Entry, Journal};
-pub use peer::{FakeReceiver, FakeSender, Point, Say, disk_info};
+pub use peer::{FakeReceiver, FakeSender, Point, Say, Spoils, disk_info};
 pub use proxy::{Proxy, Trouble};
 
 pub const MIB: u64 = 1 << 20;
@@ -174,19 +174,32 @@ async fn start_receiver_as(
     disks: Vec<TargetDisk>,
     listen: SocketAddr,
     code_valid: Duration,
-    (log, events): (Log, Events),
+    log: (Log, Events),
 ) -> Receiver {
-    let options = ReceiveOptions {
-        listen,
+    let options = ReceiveOptions { listen, code_valid, ..receive_options(disks) };
+    start_receiver_by(options, Box::new(NoRepair), log).await
+}
+
+/// A receiver's options, to be changed.
+pub fn receive_options(disks: Vec<TargetDisk>) -> ReceiveOptions {
+    ReceiveOptions {
+        listen: anywhere(),
         code: code(),
         job: *b"testjob1",
-        code_valid,
+        code_valid: Duration::from_secs(600),
         disks,
         committed: None,
         machine: "target".into(),
         software: "test".into(),
-    };
-    let task = tokio::spawn(receive(options, Box::new(NoRepair), events));
+    }
+}
+
+pub async fn start_receiver_by(
+    options: ReceiveOptions,
+    finisher: Box<dyn Finisher>,
+    (log, events): (Log, Events),
+) -> Receiver {
+    let task = tokio::spawn(receive(options, finisher, events));
     let address = log.address().await;
     Receiver { task, log, address }
 }
@@ -231,19 +244,24 @@ fn start_sender_as(
     throttle: Throttle,
 ) -> (JoinHandle<anyhow::Result<Sent>>, Log) {
     let (log, events) = Log::new();
-    let options = SendOptions {
+    let options = SendOptions { code, bad_sectors, throttle, ..send_options(vec![end], address) };
+    (tokio::spawn(send(options, events)), log)
+}
+
+/// A sender's options, to be changed.
+pub fn send_options(disks: Vec<Arc<dyn ReadAt>>, address: SocketAddr) -> SendOptions {
+    SendOptions {
         address: address.to_string(),
-        code,
-        disks: vec![end],
-        bad_sectors,
+        code: code(),
+        disks,
+        bad_sectors: BadSectors::Stop,
         map: Vec::new(),
         streams: 2,
-        throttle,
+        throttle: Throttle::unlimited(),
         unchanged: Box::new(|| Ok(())),
         machine: "source".into(),
         software: "test".into(),
-    };
-    (tokio::spawn(send(options, events)), log)
+    }
 }
 
 pub fn anywhere() -> SocketAddr {

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gantry_replicate::kept::{canonical, sign};
-use gantry_replicate::link::{Link, LinkReader, LinkWriter};
+use gantry_replicate::kept::{End, sign};
+use gantry_replicate::link::{Link, LinkReader, LinkWriter, PeerFault};
 use gantry_replicate::patch::ranges;
-use gantry_replicate::report::{Report, SourceDiskFacts, SourceFacts, VERSION};
-use gantry_replicate::tls::TlsIdentity;
+use gantry_replicate::report::{
+    After, DiskReport, NamedDisk, NamedMachine, Report, SourceDiskFacts, SourceFacts, State, VERSION,
+};
+use gantry_replicate::tls::{PublicKey, TlsIdentity, key_of};
 use gantry_wire::limits::{CHUNK, GROUP};
 use gantry_wire::message::{DiskState, Encoding};
-use gantry_wire::tree::{self, Leaves, RootBuilder};
+use gantry_wire::tree::{self, Hash, Leaves, RootBuilder};
 use gantry_wire::{DiskInfo, Extent, Message, PassKind, Stage};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -282,6 +284,12 @@ impl FakeSender {
 
     /// From verified to committed. The receiver waits for [`Message::Done`].
     pub async fn commit(&mut self) -> Result<()> {
+        let facts = SourceFacts { disks: vec![SourceDiskFacts::default()], ..SourceFacts::default() };
+        self.commit_with(serde_json::to_vec(&facts)?).await
+    }
+
+    /// The same with other facts.
+    pub async fn commit_with(&mut self, facts: Vec<u8>) -> Result<()> {
         let mut builder = RootBuilder::default();
         for group in 0..self.chunks().div_ceil(GROUP) {
             builder.push(&tree::group(&self.rows(group).iter().map(tree::chunk_of).collect::<Vec<_>>()));
@@ -289,8 +297,7 @@ impl FakeSender {
         self.say(Message::Roots { roots: vec![builder.finish(self.bytes.len() as u64, 512)] }).await?;
         let roots = self.hear().await?;
         anyhow::ensure!(matches!(roots, Message::Roots { .. }), "{roots:?}");
-        let facts = SourceFacts { disks: vec![SourceDiskFacts::default()], ..SourceFacts::default() };
-        self.say(Message::Finish { facts: serde_json::to_vec(&facts)? }).await?;
+        self.say(Message::Finish { facts }).await?;
         loop {
             match self.hear().await? {
                 Message::Progress { .. } => {}
@@ -301,7 +308,11 @@ impl FakeSender {
     }
 
     pub async fn farewell(&mut self) -> Result<()> {
-        self.say(Message::Done { signature: None }).await?;
+        self.farewell_with(None).await
+    }
+
+    pub async fn farewell_with(&mut self, signature: Option<[u8; 64]>) -> Result<()> {
+        self.say(Message::Done { signature }).await?;
         let bye = self.hear().await?;
         anyhow::ensure!(bye == Message::Bye, "{bye:?}");
         Ok(())
@@ -325,7 +336,12 @@ pub struct FakeReceiver {
     pub impostor: bool,
     /// Instead of a lie it breaks all connections.
     pub hangs_up: bool,
+    /// What becomes of its report before it is signed.
+    pub spoils: Spoils,
 }
+
+/// Changes a report, as JSON.
+pub type Spoils = fn(&mut serde_json::Value);
 
 /// What a [`FakeReceiver`] has taken.
 #[derive(Default)]
@@ -333,11 +349,58 @@ pub struct Taken {
     /// Extents of full passes, as they were acknowledged.
     pub extents: Vec<Extent>,
     pub epochs: u64,
+    /// The sender, as it has said.
+    machine: String,
+    disks: Vec<DiskInfo>,
+    roots: Vec<Hash>,
+    /// Its key, as it has shown.
+    key: Option<PublicKey>,
+    /// Why it gave up.
+    pub fault: Option<PeerFault>,
+}
+
+impl Taken {
+    /// What an honest receiver reports that has changed nothing.
+    fn report(&self, facts: SourceFacts, identity: &TlsIdentity) -> Result<Report> {
+        let hex = |key: Option<PublicKey>| key.map(|key| tree::hex(&key)).unwrap_or_default();
+        let machine = |name: &str, key| NamedMachine { name: name.into(), key, ..NamedMachine::default() };
+        let disk = |(info, root): (&DiskInfo, &Hash)| {
+            let DiskInfo { path, serial, model, size, .. } = info.clone();
+            let root = tree::hex(root);
+            let nodes = vec![root.clone(); tree::groups(size) as usize];
+            DiskReport {
+                source: NamedDisk { path, serial, model, size, wwn: String::new() },
+                target: NamedDisk { path: "fake".into(), size, ..NamedDisk::default() },
+                sector_size: info.sector_size,
+                after: Some(After { root: root.clone(), span: CHUNK * GROUP, nodes, ..After::default() }),
+                root,
+                ..DiskReport::default()
+            }
+        };
+        let mut report = Report {
+            version: VERSION,
+            state: State::Verified,
+            source: machine(&self.machine, hex(self.key)),
+            target: machine("fake", hex(Some(identity.public_key()?))),
+            disks: self.disks.iter().zip(&self.roots).map(disk).collect(),
+            ..Report::default()
+        };
+        report.verified(facts).map_err(anyhow::Error::msg)?;
+        Ok(report)
+    }
 }
 
 impl FakeReceiver {
     pub fn honest(size: u64) -> Self {
-        Self { size, lie: None, differs: false, cut_after: None, impostor: false, hangs_up: false }
+        Self {
+            size,
+            lie: None,
+            differs: false,
+            cut_after: None,
+            impostor: false,
+            hangs_up: false,
+            spoils: |_| (),
+        }
     }
 
     /// Listens for ever, or until the task that waits for it is dropped.
@@ -375,6 +438,7 @@ impl FakeReceiver {
                     match link.receive().await? {
                         Message::PairProof { .. } => {
                             link.prove_as_listener(&code()).await?;
+                            taken.lock().unwrap().key = Some(key_of(&link.peer_certificate)?);
                             let (mut reader, writer) = link.split();
                             say = Some(writer);
                             let heard = heard.clone();
@@ -393,7 +457,9 @@ impl FakeReceiver {
                     }
                 }
                 Some(message) = control.recv() => {
-                    let message = message?;
+                    let message = message.inspect_err(|error| {
+                        taken.lock().unwrap().fault = error.downcast_ref::<PeerFault>().cloned();
+                    })?;
                     if matches!(message, Message::EndPass { chunks, .. } if !self.differs && chunks > acknowledged) {
                         waiting = Some(message);
                         continue;
@@ -438,7 +504,9 @@ impl FakeReceiver {
         identity: &TlsIdentity,
     ) -> Result<Vec<Message>> {
         Ok(vec![match message {
-            Message::Hello { .. } => {
+            Message::Hello { machine, disks, .. } => {
+                let mut taken = taken.lock().unwrap();
+                (taken.machine, taken.disks) = (machine.clone(), disks.clone());
                 let (stage, disks) = (Stage::Receiving, vec![disk_info(self.size)]);
                 Message::Offer { version: 2, stage, machine: "fake".into(), disks }
             }
@@ -460,10 +528,16 @@ impl FakeReceiver {
             &Message::Leaves { pass, disk, index, .. } => {
                 Message::WantedLeaves { pass, disk, index, leaves: 1 }
             }
-            Message::Roots { roots } => Message::Roots { roots: roots.clone() },
-            Message::Finish { .. } => {
-                let report = canonical(&Report { version: VERSION, ..Report::default() })?;
-                Message::Committed { signature: sign(identity, &report)?, report }
+            Message::Roots { roots } => {
+                taken.lock().unwrap().roots.clone_from(roots);
+                Message::Roots { roots: roots.clone() }
+            }
+            Message::Finish { facts } => {
+                let facts = SourceFacts::parse(facts).map_err(anyhow::Error::msg)?;
+                let mut report = serde_json::to_value(taken.lock().unwrap().report(facts, identity)?)?;
+                (self.spoils)(&mut report);
+                let report = serde_json::to_vec(&report)?;
+                Message::Committed { signature: sign(identity, End::Target, &report)?, report }
             }
             Message::Done { .. } => Message::Bye,
             _ => return Ok(Vec::new()),
