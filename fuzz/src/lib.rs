@@ -15,6 +15,8 @@ pub type Entry = fn(&[u8]);
 pub const ENTRIES: &[(&str, Entry)] = &[
     ("message", wire::message),
     ("chunk", wire::chunk),
+    ("report", wire::report),
+    ("facts", wire::facts),
     ("table", disk::table),
     ("head", disk::head),
     ("code", text::code),
