@@ -114,7 +114,7 @@ fn both_ends_keep_the_same_signed_report_and_a_disk_is_held_against_it() {
         ("BROKEN", Some(3), &|r| r["signatures"][0]["signature"] = "00".repeat(64).into()),
         ("signature of the target: none", Some(0), &|r| r["signatures"] = Value::Array(Vec::new())),
         ("signature of the source: none", Some(0), &|r| {
-            r["signatures"].as_array_mut().unwrap().retain(|one| one["by"] == "target")
+            r["signatures"].as_array_mut().unwrap().retain(|one| one["by"] == "target");
         }),
         ("BROKEN", Some(3), &|r| {
             // What the target has signed, as if the source had.

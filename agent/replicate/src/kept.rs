@@ -530,7 +530,8 @@ mod tests {
         let kept = Kept::new(odd).unwrap();
         let mut jq = Command::new("jq");
         jq.args(["-cSj", ".report"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = jq.spawn().expect("jq is installed by scripts/setup");
+        let mut child =
+            jq.spawn().unwrap_or_else(|error| panic!("jq, which scripts/setup installs: {error}"));
         child.stdin.take().unwrap().write_all(&serde_json::to_vec_pretty(&kept).unwrap()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_disk::label::parse;
+use gantry_disk::view::Written;
 use gantry_disk::{ImageFile, ReadAt};
 use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::kept::{End, Kept};
@@ -44,7 +45,7 @@ async fn spoilt(spoils: Spoils) -> (anyhow::Result<Sent>, Option<PeerFault>) {
     let images = Images::new(SIZE, 512, 21);
     let (address, taken, _tasks) = FakeReceiver { spoils, ..FakeReceiver::honest(SIZE) }.start().await;
     let (sender, _) = start_sender(source(&images.source), address, code());
-    let ended = timeout(PATIENCE, sender).await.expect("the sender never ends").unwrap();
+    let ended = timeout(PATIENCE, sender).await.unwrap_or_else(|_| panic!("the sender never ends")).unwrap();
     let fault = taken.lock().unwrap().fault.clone();
     (ended, fault)
 }
@@ -333,7 +334,8 @@ async fn a_report_that_is_too_long_is_seen_before_the_commit() {
         let options = receive_options(vec![TargetDisk::usable(target(&images.target))]);
         let receiver = start_receiver_by(options, Box::new(Wordy(change)), Log::new()).await;
         let (sender, _) = start_sender(source(&images.source), receiver.address, code());
-        let sent = timeout(PATIENCE, sender).await.expect("the sender never ends").unwrap();
+        let sent =
+            timeout(PATIENCE, sender).await.unwrap_or_else(|_| panic!("the sender never ends")).unwrap();
         let kept = timeout(PATIENCE, receiver.task).await.unwrap().unwrap();
         (images, sent, kept)
     };
@@ -360,4 +362,40 @@ async fn both_keys_are_in_the_report() {
     assert_eq!(sent, kept);
     let keys = [End::Source, End::Target].map(|end| kept.key(end).to_owned());
     assert!(keys.iter().all(|key| tree::unhex::<32>(key).is_some()) && keys[0] != keys[1], "{keys:?}");
+}
+
+/// Moves the end of a table as the command's finisher does, where nothing records what repair writes.
+struct Unrecorded;
+impl Finisher for Unrecorded {
+    fn finish(
+        &self,
+        disks: &mut [FinishDisk],
+        _: &mut Report,
+        _: &dyn Fn(Stage, &str),
+    ) -> anyhow::Result<()> {
+        for disk in disks {
+            disk.written = Written::Unknown("no recorder here".into());
+            for end in [disk.source_size, disk.size] {
+                let (start, held) = disk.pieces.iter_mut().rev().find(|(start, _)| *start < end).unwrap();
+                held[(end - 512 - *start) as usize] ^= 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// On a larger target, with a source that ends within a leaf, what was changed lies on both sides of the source's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_at_the_end_of_the_source_is_reported_and_taken() {
+    let images = Images::new(SIZE, 9 * MIB, seed());
+    let options = receive_options(vec![TargetDisk::usable(target(&images.target))]);
+    let receiver = start_receiver_by(options, Box::new(Unrecorded), Log::new()).await;
+    let (sender, _) = start_sender(source(&images.source), receiver.address, code());
+    let (sent, kept) = done(sender, receiver).await;
+    assert_eq!(sent, kept);
+    assert_eq!(signed(&kept), (true, true));
+    let after = kept.report.disks[0].after.as_ref().unwrap();
+    assert_eq!(after.known_by, "read whole: no recorder here");
+    let leaf = 64 << 10;
+    assert_eq!(after.changed, [(0, SIZE.next_multiple_of(leaf)), (9 * MIB - leaf, leaf)]);
 }

@@ -92,7 +92,7 @@ fn within(what: &str, found: usize, limit: usize) -> Result<(), String> {
 /// A text is of one line and steers nothing: it is shown, and nothing in it may look like a line of ours.
 fn check_text(text: &str, limit: usize) -> Result<(), String> {
     match text.chars().find(|c| c.is_control()) {
-        Some(c) => Err(format!("a text with the control character {:?}", c)),
+        Some(c) => Err(format!("a text with the control character {c:?}")),
         None => within("bytes of text", text.len(), limit),
     }
 }
