@@ -344,6 +344,10 @@ mod tests {
     #[test]
     fn a_signature_is_of_one_end() {
         let (kept, keys) = signed();
+        let (key, bytes) = (keys[1].public_key().unwrap(), kept.canonical().unwrap());
+        let signature = sign(&keys[1], End::Target, &bytes).unwrap();
+        check_signature(&key, End::Target, &bytes, &signature).unwrap();
+        assert!(check_signature(&key, End::Source, &bytes, &signature).is_err());
         let mut forged = serde_json::to_value(&kept).unwrap();
         forged["signatures"].as_array_mut().unwrap().truncate(1);
         let mut copied = forged["signatures"][0].clone();
