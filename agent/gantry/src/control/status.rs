@@ -140,6 +140,7 @@ impl Status {
             Event::Stage { text } => {
                 if matches!(self.state, State::Finishing { .. } | State::Connected) {
                     self.state = State::Finishing { text: text.clone() };
+                    self.halt();
                 }
             }
             Event::Lost { reason, .. } => {
@@ -207,6 +208,9 @@ mod tests {
             let over =
                 matches!(state, State::WaitingForLink { .. } | State::Finishing { .. } | State::Committed);
             match (over, &event) {
+                (true, Event::Progress(_)) => {
+                    assert_eq!(shown, Some((7, Some(3))), "reading back what was changed");
+                }
                 (true, _) => assert_eq!(shown, Some((0, None)), "nothing moves after {event:?}"),
                 (false, Event::Progress(_)) => assert_eq!(shown, Some((7, Some(3)))),
                 _ => {}
