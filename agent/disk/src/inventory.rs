@@ -4,21 +4,27 @@
 //! this machine is left out with a reason, so that a person who misses one learns why: loop, RAM and zram devices,
 //! optical and floppy drives, device-mapper, md and other stacked devices, drives without a medium, and boot media,
 //! that is any medium whose ISO 9660 volume id is the one our own media carry.
+//!
+//! What software makes out of disks and files (an LV, a zvol, an md array, a loop device) is a *volume*: never taken by
+//! itself, because its disks are there too, but as good as a disk for whoever names it ([`named`]).
 
 #[cfg(test)]
 pub(crate) mod fake;
 mod medium;
 mod names;
 mod select;
+mod volume;
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use medium::{VOLUME_ID, carries_boot_medium};
 pub use names::Transport;
 pub use select::{describe, is_called, select};
+pub use volume::named;
 
 use crate::end::{Identity, SectorSize};
 use crate::error::{DiskError, Result};
@@ -38,6 +44,13 @@ impl DeviceNumber {
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+
+    /// The number of the block device whose node, or a link to it, is at `path`.
+    pub fn of_node(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        meta.file_type().is_block_device().then_some(Self { major, minor })
     }
 }
 
@@ -101,7 +114,7 @@ pub fn scan(roots: &Roots) -> Result<Inventory> {
     for name in names {
         let identity = names::identity(roots, &name, roots.node(&name).display().to_string());
         let size = number(&roots.block(&name).join("size")).unwrap_or(0).saturating_mul(512);
-        match look(roots, &name, &identity, size) {
+        match look(roots, &name, &identity, size, false) {
             Ok(disk) => inventory.disks.push(disk),
             Err(Why { reason, boot_medium }) => {
                 inventory.left_out.push(LeftOut { identity, size, reason, boot_medium });
@@ -117,18 +130,21 @@ struct Why {
     boot_medium: bool,
 }
 
-/// One entry of `/sys/block`: a disk, or why it is none.
-fn look(roots: &Roots, name: &str, identity: &Identity, size: u64) -> Result<Disk, Why> {
+/// One entry of `/sys/block`: a disk, or why it is none. `volumes`: one of these will do, too.
+fn look(roots: &Roots, name: &str, identity: &Identity, size: u64, volumes: bool) -> Result<Disk, Why> {
     let folder = roots.block(name);
     let leave = |reason: &str, boot_medium| Why { reason: reason.to_owned(), boot_medium };
     let has_our_medium = || medium::carries_boot_medium(&roots.node(name)).unwrap_or(false);
 
-    if let Some(reason) = class_of_no_disk(name) {
+    if let Some((reason, volume)) = class_of_no_disk(name)
+        && !(volume && volumes)
+    {
         let optical = name.starts_with("sr") && has_our_medium();
         return Err(leave(if optical { "boot medium (optical)" } else { reason }, optical));
     }
     let device = fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
-    if device.starts_with(roots.sys.canonicalize().unwrap_or_default().join("devices/virtual/block")) {
+    let virtuals = roots.sys.canonicalize().unwrap_or_default().join("devices/virtual/block");
+    if device.starts_with(virtuals) && !volumes {
         return Err(leave("virtual device", false));
     }
     if number(&folder.join("hidden")) == Some(1) {
@@ -165,33 +181,33 @@ fn look(roots: &Roots, name: &str, identity: &Identity, size: u64) -> Result<Dis
     })
 }
 
-/// Names of devices that are no disks of a machine, whatever their size.
-fn class_of_no_disk(name: &str) -> Option<&'static str> {
+/// Devices that are no disks of a machine, whatever their size: what they are, and whether they are volumes.
+fn class_of_no_disk(name: &str) -> Option<(&'static str, bool)> {
     let numbered = |prefix: &str| {
         name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
-    let table: &[(&str, &str)] = &[
-        ("loop", "loop device"),
-        ("ram", "RAM disk"),
-        ("zram", "compressed RAM disk"),
-        ("sr", "optical drive"),
-        ("fd", "floppy drive"),
-        ("dm-", "device-mapper device"),
-        ("md", "md array"),
-        ("nbd", "network block device"),
-        ("bcache", "bcache device"),
-        ("drbd", "DRBD device"),
-        ("rbd", "Ceph block device"),
-        ("zd", "ZFS volume"),
-        ("mtdblock", "flash partition"),
+    let table: &[(&str, &str, bool)] = &[
+        ("loop", "loop device", true),
+        ("ram", "RAM disk", true),
+        ("zram", "compressed RAM disk", true),
+        ("sr", "optical drive", false),
+        ("fd", "floppy drive", false),
+        ("dm-", "device-mapper device", true),
+        ("md", "md array", true),
+        ("nbd", "network block device", true),
+        ("bcache", "bcache device", true),
+        ("drbd", "DRBD device", true),
+        ("rbd", "Ceph block device", true),
+        ("zd", "ZFS volume", true),
+        ("mtdblock", "flash partition", false),
     ];
     if name.starts_with("mmcblk") && (name.contains("boot") || name.ends_with("rpmb")) {
-        return Some("boot area of an eMMC");
+        return Some(("boot area of an eMMC", false));
     }
     if name.starts_with("md_") {
-        return Some("md array");
+        return Some(("md array", true));
     }
-    table.iter().find(|(prefix, _)| numbered(prefix)).map(|(_, reason)| *reason)
+    table.iter().find(|(prefix, ..)| numbered(prefix)).map(|(_, what, volume)| (*what, *volume))
 }
 
 /// A partition of a disk as the kernel sees it now.

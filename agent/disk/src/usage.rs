@@ -136,10 +136,44 @@ pub fn free_or_why(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
     Ok(uses)
 }
 
-/// An `InUse` error that names every use.
+impl Use {
+    /// What a person does to end it.
+    fn remedy(&self) -> String {
+        match self {
+            Self::Mounted { at, .. } => format!("umount {}", quoted(at)),
+            Self::Swap { device } => format!("swapoff {device}"),
+            Self::Held { by, .. } => match by.strip_prefix("md array ") {
+                Some(array) => format!("mdadm --stop /dev/{array}"),
+                None if by.starts_with("device-mapper") => format!("vgchange -an or dmsetup remove for {by}"),
+                None => format!("stop or unmount {by}"),
+            },
+            Self::Loop { by, .. } => format!("losetup -d /dev/{by}"),
+            Self::Claimed { device } => format!("stop what claims {device} (zpool export?)"),
+        }
+    }
+
+    /// The running system stands on it: it cannot be ended while that runs.
+    fn is_vital(&self) -> bool {
+        matches!(self, Self::Mounted { at, .. } if ["/", "/usr", "/var"].contains(&at.as_str()))
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@:".contains(c);
+    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+/// An `InUse` error that names every use, and what to do about it: the topmost use is the first to be ended.
 pub fn refusal(disk: &Disk, uses: &[Use]) -> DiskError {
     let list = uses.iter().map(Use::to_string).collect::<Vec<_>>().join("; ");
-    DiskError::new(ErrorKind::InUse, &disk.identity.path, format!("the disk is in use: {list}"))
+    let remedy = if uses.iter().any(Use::is_vital) {
+        "this system runs from it: boot this machine from the Gantry medium".to_owned()
+    } else {
+        let steps = uses.iter().rev().map(Use::remedy).collect::<Vec<_>>().join(", then ");
+        format!("free it ({steps}), or boot this machine from the Gantry medium")
+    };
+    DiskError::new(ErrorKind::InUse, &disk.identity.path, format!("the disk is in use: {list}; {remedy}"))
 }
 
 #[cfg(test)]
@@ -217,6 +251,31 @@ mod tests {
         assert_eq!(words[0], "sda2 is part of md array md0");
         assert_eq!(words[1], "md0 is part of device-mapper volume vg-root (dm-0)");
         assert_eq!(words[2], "dm-0 is mounted on /", "{dev}");
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_and_in_which_order() {
+        let disk = scan(&with_partitions().roots).unwrap().disks.remove(0);
+        let words = |uses: &[Use]| refusal(&disk, uses).operation;
+        let device = || "/dev/sda2".to_owned();
+        let held = Use::Held { device: device(), by: "device-mapper volume vg-srv (dm-0)".to_owned() };
+        let mounted = |at: &str| Use::Mounted { device: "/dev/mapper/vg-srv".to_owned(), at: at.to_owned() };
+        assert_eq!(
+            words(&[held.clone(), mounted("/srv/it's")]),
+            "the disk is in use: /dev/sda2 is part of device-mapper volume vg-srv (dm-0); /dev/mapper/vg-srv is mounted on \
+             /srv/it's; free it (umount '/srv/it'\\''s', then vgchange -an or dmsetup remove for device-mapper volume \
+             vg-srv (dm-0)), or boot this machine from the Gantry medium"
+        );
+        for (used, step) in [
+            (Use::Swap { device: device() }, "(swapoff /dev/sda2)"),
+            (Use::Loop { device: device(), by: "loop3".to_owned() }, "(losetup -d /dev/loop3)"),
+            (Use::Held { device: device(), by: "md array md0".to_owned() }, "(mdadm --stop /dev/md0)"),
+            (Use::Claimed { device: device() }, "zpool export"),
+        ] {
+            assert!(words(&[used]).contains(step), "{step}");
+        }
+        let root = words(&[held, mounted("/")]);
+        assert!(root.ends_with("runs from it: boot this machine from the Gantry medium"), "{root}");
     }
 
     #[test]

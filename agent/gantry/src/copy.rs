@@ -78,7 +78,7 @@ fn work(args: &Args) -> Result<()> {
     {
         return Err(machine::Refused(why).into());
     }
-    let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0);
+    let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0).end;
     let (target, base) = if let Some(new) = ends::create(&to, source.size())? {
         (new, false)
     } else {

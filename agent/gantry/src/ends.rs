@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use gantry_disk::inventory::{Disk, is_called, scan, select};
+use gantry_disk::inventory::{Disk, Inventory, is_called, named, scan, select};
 use gantry_disk::label::{HEAD, parse};
 use gantry_disk::machine::smbios_uuid;
 use gantry_disk::mark::{self, Mark};
@@ -31,24 +31,33 @@ pub struct EraseRule {
     pub blank_only: bool,
 }
 
-/// The disks of this machine, or those named, for sending. A name may be an image or an export: see [`EndName`].
-pub fn sources(names: &[String]) -> Result<Vec<Arc<dyn ReadAt>>> {
+/// An end to be read.
+pub struct Source {
+    /// The end.
+    pub end: Arc<dyn ReadAt>,
+    /// The block device of this machine that it is; none for a file or what is behind a server.
+    pub disk: Option<Disk>,
+}
+
+/// The disks of this machine, or those named, for sending. A name may be a volume, an image or an export: see [`EndName`].
+pub fn sources(names: &[String]) -> Result<Vec<Source>> {
     let roots = Roots::default();
     let inventory = scan(&roots).context("listing the disks of this machine")?;
-    let mut ends: Vec<Arc<dyn ReadAt>> = Vec::new();
-    for chosen in choose(&inventory.disks, names)? {
-        match chosen {
-            Chosen::File(path) => ends.push(Arc::new(ImageFile::open_source(&path)?)),
-            Chosen::Elsewhere(name) => ends.push(elsewhere(&name)?),
+    let mut ends = Vec::new();
+    for chosen in choose(&roots, &inventory, names)? {
+        ends.push(match chosen {
+            Chosen::File(path) => Source { end: Arc::new(ImageFile::open_source(&path)?), disk: None },
+            Chosen::Elsewhere(name) => Source { end: elsewhere(&name)?, disk: None },
             Chosen::Disk(disk) => {
-                let uses = free_or_why(&roots, disk)?;
+                let uses = free_or_why(&roots, &disk)?;
                 if !uses.is_empty() {
-                    return Err(refusal(disk, &uses).into());
+                    return Err(refusal(&disk, &uses).into());
                 }
                 let path = PathBuf::from(&disk.identity.path);
-                ends.push(Arc::new(BlockDevice::open_source(&path, disk.identity.clone())?));
+                let end = Arc::new(BlockDevice::open_source(&path, disk.identity.clone())?);
+                Source { end, disk: Some(disk) }
             }
-        }
+        });
     }
     if ends.is_empty() {
         bail!("this machine has no disk to send (boot media and virtual devices do not count)");
@@ -62,12 +71,12 @@ pub fn targets(names: &[String], rule: &EraseRule, code: &Code) -> Result<Vec<Ta
     let inventory = scan(&roots).context("listing the disks of this machine")?;
     for (option, names) in [("--erase", &rule.erase), ("--base", &rule.base)] {
         // A name that means no disk, or two, is a mistake to be told before anything is erased.
-        choose(&inventory.disks, names).context(option)?;
+        choose(&roots, &inventory, names).context(option)?;
     }
-    let taken = choose(&inventory.disks, names)?.into_iter().map(|chosen| match chosen {
+    let taken = choose(&roots, &inventory, names)?.into_iter().map(|chosen| match chosen {
         Chosen::File(path) => take_file(&path, rule),
         Chosen::Elsewhere(name) => take_elsewhere(&name, rule),
-        Chosen::Disk(disk) => take_disk(&roots, disk, rule),
+        Chosen::Disk(disk) => take_disk(&roots, &disk, rule),
     });
     let taken = taken.collect::<Result<Vec<_>>>()?;
     let traces = taken.iter().map(|taken| trace(&taken.target)).collect::<Result<Vec<_>>>()?;
@@ -96,22 +105,24 @@ pub fn committed_mark(targets: &[TargetDisk], code: &Code) -> Option<(String, Ma
     })
 }
 
-enum Chosen<'a> {
-    Disk(&'a Disk),
+enum Chosen {
+    /// A disk of this machine, or a volume that was named.
+    Disk(Disk),
     File(PathBuf),
     /// Behind an NBD server: somebody else's, or qemu's for an image of a format.
     Elsewhere(EndName),
 }
 
-fn choose<'a>(disks: &'a [Disk], names: &[String]) -> Result<Vec<Chosen<'a>>> {
+fn choose(roots: &Roots, inventory: &Inventory, names: &[String]) -> Result<Vec<Chosen>> {
     if names.is_empty() {
-        return Ok(disks.iter().filter(|disk| !disk.removable).map(Chosen::Disk).collect());
+        let fixed = inventory.disks.iter().filter(|disk| !disk.removable);
+        return Ok(fixed.cloned().map(Chosen::Disk).collect());
     }
     let one = |name: &String| {
         Ok(match EndName::parse(name)? {
             EndName::Plain(path) | EndName::Raw(path) if path.is_file() => Chosen::File(path),
             EndName::Plain(path) | EndName::Raw(path) => {
-                Chosen::Disk(select(disks, &path.to_string_lossy())?)
+                Chosen::Disk(named(roots, inventory, &path.to_string_lossy())?)
             }
             name => Chosen::Elsewhere(name),
         })

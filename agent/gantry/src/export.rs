@@ -55,7 +55,7 @@ fn work(args: &Args) -> Result<()> {
         return Err(Refused(why).into());
     }
     let mut named: Vec<(String, Arc<dyn ReadAt>)> = Vec::new();
-    for end in ends::sources(&args.disks)? {
+    for ends::Source { end, .. } in ends::sources(&args.disks)? {
         let path = &end.identity().path;
         let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
         if named.iter().any(|(other, _)| *other == name) {

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use gantry_disk::BadSectors;
-use gantry_disk::inventory::{Disk, scan};
 use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
 use gantry_disk::usage::{WriteCounter, write_counter};
@@ -16,9 +16,10 @@ use gantry_replicate::throttle::{Schedule, Throttle, clock};
 use serde_json::json;
 
 use crate::control::{Control, Role};
+use crate::ends::{self, Source};
 use crate::priority::Priority;
 use crate::report::{self, Keep};
-use crate::{ends, events, machine, pairing};
+use crate::{events, machine, pairing};
 
 /// Send this machine's disks to a receiver.
 ///
@@ -81,10 +82,10 @@ fn work(args: Args) -> Result<()> {
     let note = clock::check(&[&args.limit, &args.read_limit])?;
     args.keep.prepare()?;
     let code = pairing::read(args.code_file.as_deref())?;
-    let disks = ends::sources(&args.disks)?;
-    let paths: Vec<String> = disks.iter().map(|disk| disk.identity().path.clone()).collect();
-    let before = counters(&paths)?;
-    let unchanged = move || match counters(&paths)? == before {
+    let sources = ends::sources(&args.disks)?;
+    let disks = sources.iter().map(|source| Arc::clone(&source.end)).collect();
+    let before = counters(&sources)?;
+    let unchanged = move || match counters(&sources)? == before {
         true => Ok(()),
         false => {
             let text = "a source disk was written to while it was being copied: the replica would be torn; copy again";
@@ -129,10 +130,9 @@ fn work(args: Args) -> Result<()> {
     args.keep.keep(&kept)
 }
 
-/// Write counters of those paths that are disks (law 1).
-fn counters(paths: &[String]) -> Result<Vec<WriteCounter>> {
+/// Write counters of those that are disks (law 1).
+fn counters(sources: &[Source]) -> Result<Vec<WriteCounter>> {
     let roots = Roots::default();
-    let disks = scan(&roots)?.disks;
-    let named = |disk: &&Disk| paths.contains(&disk.identity.path);
-    disks.iter().filter(named).map(|disk| Ok(write_counter(&roots, disk)?)).collect()
+    let disks = sources.iter().filter_map(|source| source.disk.as_ref());
+    disks.map(|disk| Ok(write_counter(&roots, disk)?)).collect()
 }

@@ -54,12 +54,14 @@ pub(super) fn identity(roots: &Roots, name: &str, path: String) -> Identity {
 }
 
 /// The serial number. virtio-blk has it beside the disk, NVMe and MMC below `device`; SCSI, and ATA through libata,
-/// in the inquiry page 80h; USB sticks without that page have one on the USB device.
+/// in the inquiry page 80h; USB sticks without that page have one on the USB device. Device-mapper's name for a volume
+/// stays when its number changes.
 fn serial(folder: &Path) -> String {
     attribute(&folder.join("serial"))
         .or_else(|| attribute(&folder.join("device/serial")))
         .or_else(|| unit_serial_page(&fs::read(folder.join("device/vpd_pg80")).ok()?))
         .or_else(|| usb_serial(folder))
+        .or_else(|| attribute(&folder.join("dm/uuid")))
         .unwrap_or_default()
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::Disk;
+use super::{DeviceNumber, Disk};
 use crate::error::{DiskError, ErrorKind, Result};
 
 /// The one disk that `name` means: its path (or a link to it), its serial, or its WWN with or without the prefix.
@@ -45,7 +45,9 @@ pub fn is_called(disk: &Disk, name: &str) -> bool {
         return true;
     }
     if name.starts_with('/') {
-        return fs::canonicalize(name).is_ok_and(|real| real == Path::new(&identity.path));
+        let path = Path::new(name);
+        return DeviceNumber::of_node(path) == Some(disk.number)
+            || fs::canonicalize(path).is_ok_and(|real| real == Path::new(&identity.path));
     }
     let wwn = &identity.wwn;
     let bare = name.to_ascii_lowercase();

@@ -1,7 +1,6 @@
 //! Mounts, swap and loop devices, read once and asked for many devices.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Use;
@@ -95,10 +94,7 @@ fn is_node(text: &str, node: &str, number: Option<DeviceNumber>) -> bool {
     let (Some(number), true) = (number, text.starts_with('/')) else {
         return false;
     };
-    fs::metadata(Path::new(text)).is_ok_and(|meta| {
-        let block = meta.mode() & libc::S_IFMT == libc::S_IFBLK;
-        block && libc::major(meta.rdev()) == number.major && libc::minor(meta.rdev()) == number.minor
-    })
+    DeviceNumber::of_node(Path::new(text)) == Some(number)
 }
 
 /// One line of mountinfo: id, parent, number, root, place, options, optional fields, "-", type, source, options
