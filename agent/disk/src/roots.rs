@@ -34,7 +34,8 @@ impl Roots {
     /// The node of a block device. The kernel writes '/' as '!' in names. A device-mapper volume goes by the name that a
     /// person gave it, where there is such a node.
     pub(crate) fn node(&self, name: &str) -> PathBuf {
-        let volume = attribute(&self.block(name).join("dm/name")).map(|name| self.dev.join("mapper").join(name));
+        let volume =
+            attribute(&self.block(name).join("dm/name")).map(|name| self.dev.join("mapper").join(name));
         volume.filter(|node| node.exists()).unwrap_or_else(|| self.dev.join(name.replace('!', "/")))
     }
 }

@@ -235,7 +235,10 @@ fn take_disk(roots: &Roots, disk: &Disk, rule: &EraseRule) -> Result<Taken> {
     };
     // Sources are set read-only, and stay so when a sender is started again; a target must be writable.
     if disk.read_only {
-        return refuse("is read-only".to_owned());
+        return refuse(format!(
+            "is read-only; if it was a source before: blockdev --setrw {}",
+            path.display()
+        ));
     }
     let taken = BlockDevice::open_target(&path, disk.identity.clone());
     // Asked for even if the disk could be taken: a loop device claims nothing.

@@ -111,7 +111,10 @@ fn words(event: &Event) -> String {
         Event::Mapped { source, target, size } => format!("disk {source} ({}) -> {target}", human(*size)),
         Event::Epoch { epoch, durable_chunks: 0 } => format!("epoch {epoch} begins"),
         Event::Epoch { epoch, durable_chunks } => {
-            format!("epoch {epoch} begins; {} are there already", human(durable_chunks << 20))
+            format!(
+                "epoch {epoch} begins; {} do not cross again unless they differ",
+                human(durable_chunks << 20)
+            )
         }
         Event::Progress(progress) => lines(progress).join("\n"),
         Event::PassDone { phase, differing: 0 } => format!("{phase} pass: done"),

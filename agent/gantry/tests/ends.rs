@@ -39,6 +39,63 @@ fn a_target_of_receive_that_carries_something_is_refused_untouched() {
     assert!(fs::read(&target).unwrap() == before);
 }
 
+/// A receiver on an old disk with the right code in `code`, and where it listens; a file with another code in `other`.
+fn waiting(scratch: &Scratch, target: &Path, more: &[&str]) -> (Running, String) {
+    for (name, letter) in [("code", 1), ("other", 2)] {
+        fs::write(scratch.path(name), gantry_wire::Code::from_random([letter; 10]).reveal()).unwrap();
+    }
+    let (code, erase) = (scratch.path("code").display().to_string(), target.display().to_string());
+    let mut arguments = vec!["receive", "--listen", "127.0.0.1:0", "--code-file", &code, "--erase", &erase];
+    arguments.extend(more);
+    let receiver = Running::start(&arguments, &[target]);
+    let line = receiver.wait_for("listening on");
+    (receiver, line.trim_start_matches("listening on ").to_owned())
+}
+
+#[test]
+fn a_wrong_code_is_refused_at_both_ends_and_nothing_changes() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(9 * MIB, 5), scratch.old_disk(9 * MIB));
+    let before = (fs::read(&source).unwrap(), fs::read(&target).unwrap());
+    let (mut receiver, address) = waiting(&scratch, &target, &[]);
+    let wrong = scratch.path("other").display().to_string();
+    for left in (0..5).rev() {
+        let refused = gantry(&["send", "--code-file", &wrong, &address], &[&source]);
+        assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+        let said = text(&refused);
+        assert!(said.contains(&format!("wrong pairing code ({left} tries left)")), "{said}");
+    }
+    receiver.wait_for("5 wrong pairing codes were tried; this code is void");
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(3));
+    assert!(before == (fs::read(&source).unwrap(), fs::read(&target).unwrap()), "an end has changed");
+}
+
+#[test]
+fn an_expired_code_is_refused_at_both_ends_and_nothing_changes() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(9 * MIB, 6), scratch.old_disk(9 * MIB));
+    let before = (fs::read(&source).unwrap(), fs::read(&target).unwrap());
+    // The right code, and no time for it.
+    let (mut receiver, address) = waiting(&scratch, &target, &["--code-valid", "0"]);
+    let code = scratch.path("code").display().to_string();
+    let refused = gantry(&["send", "--code-file", &code, &address], &[&source]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("the pairing code has expired: start receive again"),
+        "{}",
+        text(&refused)
+    );
+    receiver.wait_for("the pairing code has expired");
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(3));
+    assert!(before == (fs::read(&source).unwrap(), fs::read(&target).unwrap()), "an end has changed");
+    // With time, the same code is good.
+    let (mut receiver, address) = waiting(&scratch, &target, &[]);
+    let sent = gantry(&["send", "--code-file", &code, &address], &[&source]);
+    assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+    assert!(same(&source, &target));
+}
+
 #[test]
 fn verify_tells_where_two_ends_differ() {
     let scratch = Scratch::new();

@@ -85,8 +85,8 @@ impl Crossing {
     }
 }
 
-/// Either end is killed -9 again and again at random moments, in all phases, and started again with the same code. With
-/// GANTRY_SLOW 200 times, over as many crossings as that takes.
+/// Either end is killed -9 again and again at random moments and started again with the same code; each phase is aimed at in
+/// `phases.rs`. With GANTRY_SLOW 200 times, over as many crossings as that takes.
 #[test]
 fn either_end_may_be_killed_at_any_moment() {
     let seed = std::env::var("GANTRY_SEED").ok().and_then(|seed| seed.parse().ok());

@@ -6,11 +6,11 @@ mod scratch;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
-use scratch::{MIB, Running, Scratch, gantry, same, text};
+use scratch::{MIB, Nbdkit, Running, Scratch, gantry, same, text};
 
 /// Runs another's tool, which must succeed.
 fn good(program: &str, arguments: &[&str]) -> String {
@@ -34,37 +34,6 @@ fn refused(arguments: &[&str], part: &str) {
     let output = gantry(arguments, &[]);
     assert_eq!(output.status.code(), Some(3), "{arguments:?}: {}", text(&output));
     assert!(text(&output).contains(part), "{arguments:?}: {}", text(&output));
-}
-
-/// nbdkit on a socket in the scratch folder; killed when dropped.
-struct Nbdkit(std::process::Child, PathBuf);
-
-impl Nbdkit {
-    fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
-        let socket = scratch.path("nbdkit.sock");
-        // Left by an earlier one.
-        let _ = fs::remove_file(&socket);
-        let mut command = Command::new("nbdkit");
-        command.arg("--foreground").arg("--unix").arg(&socket).args(arguments).stdout(Stdio::null());
-        let mut kit = Self(command.spawn().unwrap(), socket);
-        let end = Instant::now() + Duration::from_secs(60);
-        while UnixStream::connect(&kit.1).is_err() {
-            assert!(kit.0.try_wait().unwrap().is_none() && Instant::now() < end, "nbdkit {arguments:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        kit
-    }
-    fn uri(&self) -> String {
-        format!("nbd+unix:///?socket={}", self.1.display())
-    }
-}
-
-impl Drop for Nbdkit {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl fmt::Display for PeerFault {
 
 impl std::error::Error for PeerFault {}
 
+/// Nobody answered there: no listener, no way to it, or silence.
+#[derive(Debug, thiserror::Error)]
+#[error("connecting to {0}")]
+pub struct Unanswered(SocketAddr);
+
 /// A framed TLS connection.
 pub struct Link {
     reader: LinkReader,
@@ -77,7 +82,7 @@ impl Link {
     /// Dials.
     pub async fn connect(address: SocketAddr, identity: &TlsIdentity) -> Result<Self> {
         let tcp = timeout(HANDSHAKE, TcpStream::connect(address)).await;
-        let tcp = tcp.context("no answer")?.with_context(|| format!("connecting to {address}"))?;
+        let tcp = tcp.context("no answer").and_then(|tcp| Ok(tcp?)).context(Unanswered(address))?;
         let connector = TlsConnector::from(identity.client.clone());
         let tls = timeout(HANDSHAKE, connector.connect(TlsIdentity::server_name(), tcp)).await;
         let tls = tls.context("no answer")?.with_context(|| format!("TLS handshake with {address}"))?;

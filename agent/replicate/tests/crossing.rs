@@ -7,7 +7,7 @@ mod lab;
 use std::time::Duration;
 
 use gantry_disk::BadSectors;
-use gantry_disk::label::parse;
+use gantry_disk::label::{Label, parse};
 use gantry_replicate::Event;
 use gantry_replicate::kept::{End, Kept};
 use gantry_wire::Code;
@@ -65,7 +65,7 @@ async fn a_flipped_bit_on_the_medium_is_found_and_rewritten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_code_is_refused_and_too_many_void_it() {
     let images = Images::new(8 * MIB, 8 * MIB, 3);
-    let before = std::fs::read(&images.target).unwrap();
+    let before = images.contents();
     let receiver = start_receiver(target(&images.target), anywhere()).await;
     for left in (0..5).rev() {
         let wrong = Code::from_random([left; 10]);
@@ -75,33 +75,38 @@ async fn a_wrong_code_is_refused_and_too_many_void_it() {
     }
     let error = format!("{:#}", receiver.task.await.unwrap().unwrap_err());
     assert!(error.contains("this code is void"), "{error}");
-    assert!(std::fs::read(&images.target).unwrap() == before, "the target is untouched");
+    assert!(images.contents() == before, "both ends are untouched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_code_is_refused() {
     let images = Images::new(8 * MIB, 8 * MIB, 4);
+    let before = images.contents();
     let receiver = start_receiver_with(target(&images.target), anywhere(), Duration::ZERO, Log::new()).await;
     let (sender, _) = start_sender(source(&images.source), receiver.address, code());
     let error = format!("{:#}", sender.await.unwrap().unwrap_err());
     assert!(error.contains("the pairing code has expired"), "{error}");
+    let error = format!("{:#}", receiver.task.await.unwrap().unwrap_err());
+    assert!(error.contains("the pairing code has expired"), "{error}");
+    assert!(images.contents() == before, "both ends are untouched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_too_small_is_refused_untouched() {
     let images = Images::new(8 * MIB, 7 * MIB, 5);
-    let before = std::fs::read(&images.target).unwrap();
+    let before = images.contents();
     let receiver = start_receiver(target(&images.target), anywhere()).await;
     let (sender, _) = start_sender(source(&images.source), receiver.address, code());
     let error = format!("{:#}", sender.await.unwrap().unwrap_err());
     assert!(error.contains("too small by 1048576 bytes"), "{error}");
     receiver.task.abort();
-    assert!(std::fs::read(&images.target).unwrap() == before, "the target is untouched");
+    assert!(images.contents() == before, "both ends are untouched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_error_names_disk_and_byte_and_leaves_the_target_labelled() {
     let images = Images::new(24 * MIB, 24 * MIB, 6);
+    let [whole, junk] = images.contents();
     let receiver = start_receiver(target(&images.target), anywhere()).await;
     let bad = Troubled::unreadable(&images.source, 19 * MIB + 8192);
     let (sender, _) = start_sender(bad, receiver.address, code());
@@ -113,8 +118,25 @@ async fn a_read_error_names_disk_and_byte_and_leaves_the_target_labelled() {
     });
     assert!(said.await.contains("at byte 19931136"), "the target says why too");
     receiver.task.abort();
-    let medium = std::fs::read(&images.target).unwrap();
-    assert_eq!(parse(&medium).unwrap().job, *b"testjob1", "still an unfinished replica");
+    drop(receiver.task.await);
+    let [after, medium] = images.contents();
+    assert!(after == whole, "the source is untouched");
+    let label = parse(&medium).unwrap();
+    assert_eq!(label.job, *b"testjob1", "still an unfinished replica");
+    // Beside its label the target carries what came before the error, what was there, and nothing where it would start.
+    let tail = 23 * MIB as usize..24 * MIB as usize;
+    let (mut head, map) = (vec![0; MIB as usize], label.map_block());
+    head[..512].copy_from_slice(&label.sector_0(512));
+    head[Label::MAP_OFFSET as usize..][..map.len()].copy_from_slice(&map);
+    assert!(medium.starts_with(&head) && medium[tail.clone()].iter().all(|byte| *byte == 0));
+    for at in (MIB as usize..tail.start).step_by(MIB as usize) {
+        let chunk = at..at + MIB as usize;
+        assert!(
+            medium[chunk.clone()] == whole[chunk.clone()] || medium[chunk.clone()] == junk[chunk],
+            "at {at}"
+        );
+    }
+    assert!(medium[19 * MIB as usize..20 * MIB as usize] == junk[19 * MIB as usize..20 * MIB as usize]);
 }
 
 /// A target that carries an older copy: only leaves that differ cross, and head and tail, which are always held back.

@@ -17,8 +17,9 @@ pub fn named(roots: &Roots, inventory: &Inventory, name: &str) -> Result<Disk> {
         Err(error) => error,
     };
     match DeviceNumber::of_node(Path::new(name.trim())) {
-        Some(number) if missing.kind == ErrorKind::Missing => numbered(roots, number)
-            .map_err(|why| DiskError::new(ErrorKind::Unsuitable, name, format!("this cannot be used: {why}"))),
+        Some(number) if missing.kind == ErrorKind::Missing => numbered(roots, number).map_err(|why| {
+            DiskError::new(ErrorKind::Unsuitable, name, format!("this cannot be used: {why}"))
+        }),
         _ => Err(missing),
     }
 }
@@ -50,7 +51,8 @@ mod tests {
     #[test]
     fn a_volume_is_an_end_only_by_name() {
         let machine = Machine::new();
-        for (name, number) in [("loop0", "7:0"), ("md127", "9:127"), ("zd16", "230:16"), ("ublkb0", "259:9")] {
+        for (name, number) in [("loop0", "7:0"), ("md127", "9:127"), ("zd16", "230:16"), ("ublkb0", "259:9")]
+        {
             machine.device(name, "virtual", number, 2048);
         }
         let dm = machine.device("dm-3", "virtual", "252:3", 2048);
@@ -58,9 +60,13 @@ mod tests {
         machine.put(&format!("{dm}/dm/uuid"), "LVM-abc\n");
         machine.put("dev/mapper/vg0-srv", "");
         assert_eq!(scan(&machine.roots).unwrap().disks, []);
-        for (major, minor, node) in
-            [(7, 0, "loop0"), (9, 127, "md127"), (230, 16, "zd16"), (259, 9, "ublkb0"), (252, 3, "mapper/vg0-srv")]
-        {
+        for (major, minor, node) in [
+            (7, 0, "loop0"),
+            (9, 127, "md127"),
+            (230, 16, "zd16"),
+            (259, 9, "ublkb0"),
+            (252, 3, "mapper/vg0-srv"),
+        ] {
             let disk = device(&machine, major, minor).unwrap();
             assert_eq!(disk.identity.path, machine.roots.dev.join(node).display().to_string());
             assert_eq!(disk.size, 1 << 20);

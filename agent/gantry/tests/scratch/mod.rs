@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 pub const MIB: usize = 1 << 20;
 
@@ -47,6 +50,13 @@ impl Scratch {
         assert!(made.status.success(), "mke2fs: {made:?}");
         path
     }
+}
+
+/// Why a test cannot run here. In CI everything is there.
+pub fn missing<T>(reason: &str) -> Option<T> {
+    eprintln!("not run: {reason}");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "needed in CI: {reason}");
+    None
 }
 
 pub fn gantry(arguments: &[&str], paths: &[&Path]) -> Output {
@@ -94,6 +104,15 @@ impl Running {
     pub fn line(&self) -> Option<String> {
         self.lines.try_recv().ok()
     }
+    /// The next of its `--json` events; none when it has ended.
+    pub fn event(&self) -> Option<Value> {
+        use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
+        match self.lines.recv_timeout(Duration::from_secs(60)) {
+            Ok(line) => Some(serde_json::from_str(&line).unwrap()),
+            Err(Disconnected) => None,
+            Err(Timeout) => panic!("it says nothing"),
+        }
+    }
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -111,5 +130,40 @@ impl Drop for Running {
         // Gone already is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// nbdkit on a socket in the scratch folder; killed when dropped.
+pub struct Nbdkit(Child, PathBuf);
+
+impl Nbdkit {
+    pub fn start(scratch: &Scratch, arguments: &[&str]) -> Self {
+        let socket = scratch.path("nbdkit.sock");
+        // Left by an earlier one.
+        let _ = fs::remove_file(&socket);
+        let mut command = Command::new("nbdkit");
+        command.arg("--foreground").arg("--unix").arg(&socket).args(arguments).stdout(Stdio::null());
+        let mut kit = Self(command.spawn().unwrap(), socket);
+        let end = Instant::now() + Duration::from_secs(60);
+        while UnixStream::connect(&kit.1).is_err() {
+            assert!(kit.0.try_wait().unwrap().is_none() && Instant::now() < end, "nbdkit {arguments:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kit
+    }
+    pub fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.1.display())
+    }
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Nbdkit {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

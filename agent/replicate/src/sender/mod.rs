@@ -21,7 +21,7 @@ use self::produce::SourceDisk;
 use self::told::Told;
 use crate::event::{Event, Events};
 use crate::kept::Kept;
-use crate::link::PeerFault;
+use crate::link::{PeerFault, Unanswered};
 use crate::stop::Stop;
 use crate::throttle::Throttle;
 use crate::tls::TlsIdentity;
@@ -89,7 +89,7 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
         committed: Mutex::default(),
         events,
     };
-    let mut wait = 1;
+    let (mut wait, mut unanswered) = (1, 0);
     loop {
         match sender.epoch().await {
             Ok(kept) => return Ok(sender.sent(kept)),
@@ -107,7 +107,10 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
                 if sender.begun.swap(false, Ordering::Relaxed) {
                     wait = 1;
                 }
-                sender.events.tell(Event::Lost { reason: format!("{error:#}"), wait });
+                unanswered = if error.is::<Unanswered>() { unanswered + 1 } else { 0 };
+                let hint =
+                    if unanswered >= HINT_AFTER && sender.known_commit().is_none() { GONE } else { "" };
+                sender.events.tell(Event::Lost { reason: format!("{error:#}{hint}"), wait });
                 tokio::time::sleep(Duration::from_secs(wait)).await;
                 wait = (wait * 2).min(30);
             }
@@ -133,6 +136,14 @@ impl Sender {
 
 /// Once the commit is known, the farewell is tried for so long: the receiver waits for it before it starts the replica.
 const FAREWELL: Duration = Duration::from_secs(600);
+
+/// Tries in a row that nobody answered before it is said what that may mean.
+const HINT_AFTER: u32 = 3;
+
+/// A sender that died after its last word and was started again cannot know it: the receiver has gone, and only people can
+/// tell a target that has become the machine from one that has yet to be switched on.
+const GONE: &str = "; is gantry receive running there? If this machine was sent before and the target has said \"committed\", \
+                    or runs as this machine already, then it is done: press ^C here";
 
 /// Whether dialling again is pointless: the source is at fault, or the other end said no.
 fn is_final(error: &anyhow::Error) -> bool {

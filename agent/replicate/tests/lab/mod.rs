@@ -86,6 +86,11 @@ impl Images {
         Self { dir, source, target }
     }
 
+    /// Every byte of source and target, to be compared with later.
+    pub fn contents(&self) -> [Vec<u8>; 2] {
+        [&self.source, &self.target].map(|path| std::fs::read(path).unwrap())
+    }
+
     pub fn assert_equal(&self) {
         let (source, target) = (std::fs::read(&self.source).unwrap(), std::fs::read(&self.target).unwrap());
         let differs = source.iter().zip(&target).position(|(a, b)| a != b);

@@ -1,6 +1,7 @@
 //! A proxy between two ends that cuts, holds and spoils bytes.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub struct Proxy {
     /// Connections with a smaller number are held.
     held: watch::Sender<u64>,
     connections: Arc<AtomicU64>,
+    came_from: Arc<Mutex<BTreeSet<IpAddr>>>,
     /// Bytes towards the receiver, and towards the sender.
     bytes: Arc<[AtomicU64; 2]>,
     /// Which direction is spoilt once, when so many bytes have passed.
@@ -52,6 +54,7 @@ impl Proxy {
             cut: watch::Sender::new(1),
             held: watch::Sender::new(0),
             connections: Arc::default(),
+            came_from: Arc::default(),
             bytes: Arc::default(),
             trouble: Arc::default(),
         };
@@ -75,6 +78,7 @@ impl Proxy {
             socket.bind((from, 0).into()).unwrap();
             let to = *self.to.lock().unwrap();
             let Ok(mut there) = socket.connect(to).await else { return };
+            self.came_from.lock().unwrap().insert(there.local_addr().unwrap().ip());
             let mut here = here;
             let ((here_in, here_out), (there_in, there_out)) = (here.split(), there.split());
             tokio::join!(self.pump(number, 0, here_in, there_out), self.pump(number, 1, there_in, here_out));
@@ -156,6 +160,11 @@ impl Proxy {
     /// New connections go there.
     pub fn redirect(&self, to: SocketAddr) {
         *self.to.lock().unwrap() = to;
+    }
+
+    /// The addresses that the receiver has seen connections from.
+    pub fn came_from(&self) -> BTreeSet<IpAddr> {
+        self.came_from.lock().unwrap().clone()
     }
 
     /// Bytes that have crossed towards the receiver.
