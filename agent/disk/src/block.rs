@@ -22,6 +22,18 @@ pub struct BlockDevice {
     size: u64,
     sector_size: SectorSize,
     identity: Identity,
+    /// It was writable before, and is to be so again when this is dropped.
+    give_back: bool,
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        if self.give_back
+            && let Err(error) = ioctl::set_read_only(&self.file, false)
+        {
+            eprintln!("{}: it stays read-only (blockdev --setrw undoes it): {error}", self.identity.path);
+        }
+    }
 }
 
 impl BlockDevice {
@@ -29,9 +41,20 @@ impl BlockDevice {
     /// mistake. BLKROSET does not stop I/O that is submitted inside the kernel: see law 1.
     pub fn open_source(path: &Path, identity: Identity) -> Result<Self> {
         let device = Self::open(path, identity, OpenOptions::new().read(true), libc::O_DIRECT)?;
-        ioctl::set_read_only(&device.file)
+        ioctl::set_read_only(&device.file, true)
             .map_err(|e| DiskError::io(&device.identity.path, "setting the device read-only", e))?;
         Ok(device)
+    }
+
+    /// Opens a volume of a live host as a source. Other than a disk it is given back as it was: its owner goes on using it,
+    /// and a loop device keeps the flag when the kernel gives it to somebody else for another file (seen with Linux 6.12).
+    pub fn open_volume_source(path: &Path, identity: Identity) -> Result<Self> {
+        let volume = Self::open_reader(path, identity)?;
+        let was = ioctl::is_read_only(&volume.file)
+            .map_err(|e| DiskError::io(&volume.identity.path, "asking whether it is read-only", e))?;
+        let mut source = Self::open_source(path, volume.identity.clone())?;
+        source.give_back = !was;
+        Ok(source)
     }
 
     /// Opens for reading, without changing any state of the device.
@@ -63,7 +86,7 @@ impl BlockDevice {
         let sector_size = SectorSize::try_from(sector)
             .map_err(|why| DiskError::new(ErrorKind::Unsuitable, &name, format!("opening: {why}")))?;
         identity.path = name;
-        Ok(Self { file, size, sector_size, identity })
+        Ok(Self { file, size, sector_size, identity, give_back: false })
     }
 
     fn aligned(&self, offset: u64, buffer: &[u8]) -> bool {

@@ -54,8 +54,11 @@ pub fn sources(names: &[String]) -> Result<Vec<Source>> {
                     return Err(refusal(&disk, &uses).into());
                 }
                 let path = PathBuf::from(&disk.identity.path);
-                let end = Arc::new(BlockDevice::open_source(&path, disk.identity.clone())?);
-                Source { end, disk: Some(disk) }
+                let open = match inventory.disks.contains(&disk) {
+                    true => BlockDevice::open_source,
+                    false => BlockDevice::open_volume_source,
+                };
+                Source { end: Arc::new(open(&path, disk.identity.clone())?), disk: Some(disk) }
             }
         });
     }

@@ -19,9 +19,8 @@ fn good(program: &str, arguments: &[&str]) {
 }
 
 /// An image as a block device.
-fn attach(image: &Path) -> Option<Loop> {
-    let missing = |error: gantry_disk::DiskError| missing(&format!("{error}: {:?}", error.source));
-    Loop::attach(image, Shown::default()).map_or_else(missing, Some)
+fn attach(image: &Path) -> Loop {
+    Loop::attach(image, Shown::default()).unwrap()
 }
 
 fn node(device: &Loop) -> String {
@@ -106,6 +105,7 @@ fn is_an_end(scratch: &Scratch, device: &str, seed: u64) {
     let from = gantry(&["copy", device, back.to_str().unwrap()], &[]);
     assert_eq!(from.status.code(), Some(0), "{}", text(&from));
     assert!(same(&source, &back));
+    assert!(fs::OpenOptions::new().write(true).open(device).is_ok(), "given back as it was");
     fs::remove_file(back).unwrap();
 }
 
@@ -119,7 +119,7 @@ fn image(scratch: &Scratch, size: usize) -> PathBuf {
 fn a_mounted_disk_is_refused_by_all_until_it_is_unmounted() {
     let scratch = Scratch::new();
     let image = image(&scratch, 24 * MIB);
-    let Some(device) = attach(&image) else { return };
+    let device = attach(&image);
     let (mount, place) = mounted(&scratch, &node(&device));
     let (at, remedy) = (format!("is mounted on {place}"), format!("umount {place}"));
     let medium = "boot this machine from the Gantry medium";
@@ -132,7 +132,7 @@ fn a_mounted_disk_is_refused_by_all_until_it_is_unmounted() {
 fn a_disk_that_is_swapped_to_is_refused_by_all() {
     let scratch = Scratch::new();
     let image = image(&scratch, 12 * MIB);
-    let Some(device) = attach(&image) else { return };
+    let device = attach(&image);
     let node = node(&device);
     good("mkswap", &["-q", &node]);
     good("swapon", &[&node]);
@@ -149,7 +149,7 @@ fn a_machine_crosses_from_one_loop_device_onto_another() {
     let scratch = Scratch::new();
     let (source, target) = (scratch.source(24 * MIB, 43), scratch.old_disk(24 * MIB));
     let before = fs::read(&source).unwrap();
-    let (Some(from), Some(onto)) = (attach(&source), attach(&target)) else { return };
+    let (from, onto) = (attach(&source), attach(&target));
     let (from, onto) = (node(&from), node(&onto));
     let code = scratch.path("code").display().to_string();
     let listen = ["receive", "--listen", "127.0.0.1:0", "--code-file", &code, "--erase", &onto, &onto];
@@ -171,7 +171,7 @@ fn a_boot_medium_is_refused_whatever_it_is_called() {
     bytes[32808..32840].copy_from_slice(b"GANTRY                          ");
     let image = scratch.path("image");
     fs::write(&image, bytes).unwrap();
-    let Some(device) = attach(&image) else { return };
+    let device = attach(&image);
     all_refuse(&scratch, &image, &node(&device), &["this cannot be used: boot medium"]);
 }
 
@@ -184,7 +184,10 @@ struct Volumes {
 impl Volumes {
     fn new(device: &Loop) -> Option<Self> {
         if let Err(error) = fs::File::open("/dev/mapper/control") {
-            return missing(&format!("/dev/mapper/control: {error} (a kernel without device-mapper?)"));
+            // The kernels of some build machines have none, and nothing can give them one.
+            eprintln!("not run: /dev/mapper/control: {error}");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "device-mapper is needed in CI");
+            return None;
         }
         let node = node(device);
         let config = format!(
@@ -224,7 +227,7 @@ impl Drop for Volumes {
 fn a_logical_volume_is_an_end_until_it_is_mounted() {
     let scratch = Scratch::new();
     let image = image(&scratch, 96 * MIB);
-    let Some(device) = attach(&image) else { return };
+    let device = attach(&image);
     let Some(volumes) = Volumes::new(&device) else { return };
     let (used, free) = (volumes.volume("used"), volumes.volume("free"));
     let (mount, place) = mounted(&scratch, &used);

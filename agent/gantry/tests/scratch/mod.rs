@@ -52,13 +52,6 @@ impl Scratch {
     }
 }
 
-/// Why a test cannot run here. In CI everything is there.
-pub fn missing<T>(reason: &str) -> Option<T> {
-    eprintln!("not run: {reason}");
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "needed in CI: {reason}");
-    None
-}
-
 pub fn gantry(arguments: &[&str], paths: &[&Path]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gantry")).args(arguments).args(paths).output().unwrap()
 }
