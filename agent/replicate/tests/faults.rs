@@ -151,7 +151,7 @@ async fn a_receiver_that_dies_at_any_point_is_taken_up_again() {
     let proxy = Proxy::start(receiver.address).await;
     let (mut sender, _) = start_sender(source(&images.source), proxy.address, code());
     let mut deaths = 0;
-    let kept = loop {
+    let report = loop {
         tokio::select! {
             done = &mut receiver.task => {
                 match done.unwrap() {
