@@ -37,6 +37,9 @@ pub struct Args {
     /// The target carries an older copy of the source: compare, and write only what differs. Name it again, as for --erase.
     #[arg(long, value_name = "DISK")]
     base: Vec<String>,
+    /// Read and copy also what the source's filesystems do not use.
+    #[arg(long)]
+    whole: bool,
     /// What to do about sectors that cannot be read: stop there, or take them as zero and list them in the report.
     #[arg(long, value_name = "stop|zero", default_value = "stop", value_parser = machine::bad_sectors)]
     bad_sectors: BadSectors,
@@ -99,6 +102,7 @@ fn work(args: &Args) -> Result<()> {
     }
     let options = CopyOptions {
         base,
+        whole: args.whole,
         bad_sectors: args.bad_sectors,
         throttle,
         machine: machine::name(),

@@ -11,6 +11,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::report;
+
 /// Plain progress lines come this far apart.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -108,6 +110,7 @@ fn words(event: &Event) -> String {
     match event {
         Event::Listening { address } => format!("listening on {address}"),
         Event::Paired { peer } => format!("paired with {peer}"),
+        Event::Part(part) => report::part(part),
         Event::Mapped { source, target, size } => format!("disk {source} ({}) -> {target}", human(*size)),
         Event::Epoch { epoch, durable_chunks: 0 } => format!("epoch {epoch} begins"),
         Event::Epoch { epoch, durable_chunks } => {

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 use gantry_disk::size::human;
 use gantry_replicate::kept::{End, FILE_LIMIT, Kept};
-use gantry_replicate::report::{DiskReport, Report};
+use gantry_replicate::report::{DiskReport, Part, Report};
 use serde_json::{Value, json};
 
 use crate::machine::Refused;
@@ -202,6 +202,7 @@ pub fn render(report: &Report) -> Vec<String> {
     let session = if report.session.is_empty() { "a copy on one host" } else { &report.session };
     lines.push(format!("session: {session}, begun at {} by the target's clock, {took} s", report.began));
     report.disks.iter().for_each(|disk| render_disk(&mut lines, disk));
+    lines.extend(report.volumes.iter().map(part));
     lines.extend(report.transforms.iter().map(|note| format!("changed to fit: {note}")));
     if let Some(steps) = report.repair.get("steps").and_then(Value::as_array) {
         lines.push(format!("repair: {} steps; the JSON holds plan and diffs", steps.len()));
@@ -211,6 +212,17 @@ pub fn render(report: &Report) -> Vec<String> {
     }
     lines.push(state(report));
     lines.iter().map(|line| line.replace(char::is_control, "?")).collect()
+}
+
+/// A partition or volume in one line: how much of it is used, or why all of it counts as used.
+pub fn part(part: &Part) -> String {
+    let Part { name, kind, length, used, doubt, .. } = part;
+    let kind = if kind.is_empty() { "nothing known" } else { kind };
+    let (used, length) = (human(*used), human(*length));
+    match doubt.as_str() {
+        "" => format!("{name}: {kind}, {used} of {length} used"),
+        doubt => format!("{name}: {kind}, all {length} taken as used: {doubt}"),
+    }
 }
 
 fn render_disk(lines: &mut Vec<String>, disk: &DiskReport) {
@@ -224,11 +236,10 @@ fn render_disk(lines: &mut Vec<String>, disk: &DiskReport) {
         lines.push(format!("{what} {} ({} bytes, sectors of {sector}) {more}", names.path, names.size));
     }
     lines.push(format!("  compared: {:?}; root before repair {}", disk.compared, disk.root));
-    for part in &disk.skipped {
-        let (used, length) = (human(part.used), human(part.length));
-        lines
-            .push(format!("  at byte {}: {}, {used} of {length} read: {}", part.offset, part.kind, part.why));
+    if !disk.doubt.is_empty() {
+        lines.push(format!("  all of it was copied: {}", disk.doubt));
     }
+    disk.parts.iter().try_for_each(|p| writeln!(t, "  {}", part(p)))?;
     for (offset, length) in &disk.bad_sectors {
         lines.push(format!("  BAD: {length} bytes at byte {offset} could not be read and are zero"));
     }

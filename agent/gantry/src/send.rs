@@ -43,6 +43,9 @@ pub struct Args {
     /// Data connections.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     streams: u8,
+    /// Read and copy also what the source's filesystems do not use.
+    #[arg(long)]
+    whole: bool,
     /// What to do about sectors that cannot be read: stop there, or take them as zero and list them in the report.
     #[arg(long, value_name = "stop|zero", default_value = "stop", value_parser = machine::bad_sectors)]
     bad_sectors: BadSectors,
@@ -101,6 +104,7 @@ fn work(args: Args) -> Result<()> {
         address: args.address,
         code,
         disks,
+        whole: args.whole,
         bad_sectors: args.bad_sectors,
         map: args.map,
         streams: args.streams,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use gantry_disk::ReadAt;
+use gantry_disk::size::human;
 use gantry_replicate::against::{Found, Standing, compare, fits};
 use gantry_replicate::local::verify;
 use gantry_replicate::report::{DiskReport, Report};
@@ -15,9 +16,10 @@ use crate::machine::Refused;
 use crate::report::Signed;
 use crate::{ends, events, machine, report};
 
-/// Compare two disks or images byte by byte, or disks with a kept report.
+/// Compare two disks or images, or disks with a kept report.
 ///
-/// Two ends: prints the root of each. With --report: the signatures of the report are checked, then each disk named is read
+/// Two ends: what the filesystems of the first use is compared, as `copy` and `send` transfer it; --whole compares every
+/// byte. Prints the root of each. With --report: the signatures of the report are checked, then each disk named is read
 /// and compared with it; without a disk the report is shown. A disk goes by its serial number if that is one disk's of the
 /// report, else by the order in which they are named.
 /// Exit codes: 0 equal (with a report: as committed); 4 they differ; 5 with a report: as the source was, before transforms
@@ -28,6 +30,9 @@ pub struct Args {
     /// --report at most as many as the report has.
     #[arg(value_name = "DISK")]
     disks: Vec<String>,
+    /// Compare every byte of two ends, also what no filesystem uses.
+    #[arg(long, conflicts_with = "report")]
+    whole: bool,
     /// A report that send, receive or copy has kept.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -76,7 +81,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn work(args: &Args) -> Result<Outcome> {
     match (&args.report, &args.disks[..]) {
         (Some(file), disks) => against_report(args, file, disks),
-        (None, [first, second]) => Ok(match against_each_other(args.json, first, second)? {
+        (None, [first, second]) => Ok(match against_each_other(args, first, second)? {
             true => Outcome::Equal,
             false => Outcome::Different,
         }),
@@ -86,9 +91,10 @@ fn work(args: &Args) -> Result<Outcome> {
     }
 }
 
-fn against_each_other(json: bool, one: &str, two: &str) -> Result<bool> {
+fn against_each_other(args: &Args, one: &str, two: &str) -> Result<bool> {
+    let json = args.json;
     let (first, second) = (ends::reader(one)?, ends::reader(two)?);
-    let found = verify(&*first, &*second, &events::sink(json))?;
+    let found = verify(&*first, &*second, args.whole, &events::sink(json))?;
     let same_size = first.size() == second.size();
     let equal = same_size && found.differing == 0;
     if json {
@@ -101,8 +107,17 @@ fn against_each_other(json: bool, one: &str, two: &str) -> Result<bool> {
     events::say(&format!("{one}: root {}", found.first));
     events::say(&format!("{two}: root {}", found.second));
     if !same_size {
-        let (one, two, compared) = (first.size(), second.size(), found.compared);
-        events::say(&format!("sizes differ: {one} and {two} bytes; compared the first {compared}"));
+        let (one, two) = (first.size(), second.size());
+        events::say(&format!(
+            "sizes differ: {one} and {two} bytes; compared up to the end of the smaller one"
+        ));
+    }
+    let size = first.size().min(second.size());
+    if found.compared < size {
+        let (compared, size) = (human(found.compared), human(size));
+        events::say(&format!(
+            "compared {compared} of {size}: what filesystems use; --whole compares every byte"
+        ));
     }
     for offset in found.places.iter().take(SHOWN) {
         events::say(&format!("differ in the MiB at byte {offset}"));

@@ -159,6 +159,7 @@ mod tests {
             }
             let options = CopyOptions {
                 base: false,
+                whole: false,
                 bad_sectors: BadSectors::Stop,
                 throttle: crate::throttle::Throttle::unlimited(),
                 machine: "here".into(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::progress::Progress;
+use crate::report::Part;
 
 /// Something worth telling. Byte counts are bytes.
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +21,8 @@ pub enum Event {
         /// The other machine.
         peer: String,
     },
+    /// What lies on a source disk, and how much of it is used.
+    Part(Part),
     /// Which disk goes onto which.
     Mapped {
         /// Source disk, as its end calls it.

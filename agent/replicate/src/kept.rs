@@ -253,7 +253,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::report::{After, DiskReport, NamedDisk, NamedMachine, Skipped, State};
+    use crate::report::{After, DiskReport, NamedDisk, NamedMachine, Part, State};
 
     fn report(keys: [&TlsIdentity; 2]) -> Report {
         let disk = |path: &str| NamedDisk { path: path.into(), size: 3 << 20, ..NamedDisk::default() };
@@ -405,8 +405,8 @@ mod tests {
     fn what_cannot_be_true_is_refused() {
         let good = serde_json::to_value(signed().0).unwrap();
         let huge = u64::MAX;
-        let skipped =
-            |why: &str| json!([{"offset": 0, "length": 512, "kind": "swap", "used": 0, "why": why}]);
+        let parts =
+            || json!([{"name": "1", "offset": 0, "length": 512, "kind": "swap", "used": 0, "doubt": ""}]);
         for (path, value, why) in [
             ("/report/version", 9.into(), "version 9"),
             ("/report/state", "unfinished".into(), "did not end"),
@@ -418,7 +418,8 @@ mod tests {
             ("/report/disks/0/after", Value::Null, "as it was committed"),
             ("/report/disks/0/after/changed", json!([]), "nothing was changed"),
             ("/report/disks/0/target/size", (4 << 20).into(), "behind the source"),
-            ("/report/disks/0/skipped", skipped(""), "and parts were skipped"),
+            ("/report/disks/0/parts", parts(), "and used maps were looked at"),
+            ("/report/disks/0/doubt", "it sleeps".into(), "and used maps were looked at"),
             ("/report/source/key", "ab".into(), "is no key"),
             ("/report/source/clock", 9.into(), "clocks are not 0 s apart"),
             ("/report/target/name", "vm\nsignature of the source: good".into(), "control character"),
@@ -452,7 +453,7 @@ mod tests {
         }
         let mut used = good.clone();
         used["report"]["disks"][0]["compared"] = "used".into();
-        used["report"]["disks"][0]["skipped"] = skipped("free");
+        used["report"]["disks"][0]["parts"] = parts();
         read(&used).unwrap();
         for text in ["", "{}", "[1]", "{\"report\":1}", "{\"report\":{\"version\":1e400}}"] {
             assert!(Kept::parse(text.as_bytes()).is_err(), "{text}");
@@ -504,10 +505,9 @@ mod tests {
         disk.source.path = "\\".repeat(1024);
         disk.target.path = "\\".repeat(1024);
         disk.compared = crate::report::Compared::Used;
-        let why = "\"".repeat(256);
-        let (kind, used) = (why.clone(), 1 << 20);
-        let part = Skipped { offset: 1 << 20, length: 1 << 20, kind, used, why };
-        disk.skipped = vec![part; 16];
+        let long_word = || "\"".repeat(256);
+        let (name, kind, doubt) = (long_word(), long_word(), long_word());
+        disk.parts = vec![Part { name, offset: 1 << 20, length: 1 << 20, kind, used: 1 << 20, doubt }; 8];
         long.disks = vec![long.disks[0].clone(); 64];
         long.phases.clear();
         let error = format!("{:#}", prepare(&mut long).unwrap_err());

@@ -25,6 +25,7 @@ pub mod groups;
 pub mod kept;
 pub mod link;
 pub mod local;
+mod masked;
 pub mod pack;
 pub mod patch;
 pub mod pool;

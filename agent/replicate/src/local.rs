@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use gantry_disk::label::{Label, LabelStage};
+use gantry_disk::used::Ranges;
 use gantry_disk::{BadSectors, Geometry, ReadAt, WriteAt};
 use gantry_wire::Extent;
-use gantry_wire::limits::{CHUNK, GROUP};
+use gantry_wire::limits::{CHUNK, GROUP, LEAF};
 use gantry_wire::tree;
 use tokio_util::sync::CancellationToken;
 
@@ -17,13 +18,14 @@ use crate::chunkset::ChunkSet;
 use crate::commit::{Finisher, Verified, finish};
 use crate::event::{Event, Events};
 use crate::groups::GroupNodes;
+use crate::masked::Masked;
 use crate::patch::{differing, ranges};
 use crate::progress::{Course, Done, Meter};
 use crate::random;
 use crate::replica::Replica;
 use crate::report::{DiskReport, NamedDisk, NamedMachine, Report, SourceFacts, VERSION, clock};
-use crate::source::{Run, Source};
-use crate::sweep::{leaves, node_of, sweep, sweep_freely};
+use crate::source::{Run, Source, Sources, mapped, sources};
+use crate::sweep::{leaves, leaves_but, node_of, sweep, sweep_freely};
 use crate::throttle::{Reads, Throttle};
 
 /// Read-backs that find differences before the target is called unreliable.
@@ -34,6 +36,8 @@ const ROUNDS: u32 = 8;
 pub struct CopyOptions {
     /// The target carries an older copy: what is equal is not written.
     pub base: bool,
+    /// Whether also what is unused is read.
+    pub whole: bool,
     /// What becomes of sectors that cannot be read.
     pub bad_sectors: BadSectors,
     /// How fast the source may be read; kept by the caller, it can be changed while this runs.
@@ -66,7 +70,8 @@ pub fn copy(
         sector_size: sector.bytes(),
         map: serde_json::json!({ "source": source.identity().path }).to_string(),
     };
-    let source = &Source::new(source, options.bad_sectors)?;
+    let Sources { disks, volumes } = sources(&[source], options.bad_sectors, options.whole, events)?;
+    let source = disks.first().context("no source")?;
     source.check_fit(replica.end().size())?;
     replica.label_and_blank(&label)?;
     let (name, software) = (options.machine.clone(), options.software.clone());
@@ -84,7 +89,7 @@ pub fn copy(
     }
 
     let began = Instant::now();
-    let rewritten = compare(source, &replica, reads, events)?;
+    let rewritten = compare(source, &replica, !options.base, reads, events)?;
     report.phase("compare", began);
 
     let root = tree::hex(&source.root()?);
@@ -98,7 +103,8 @@ pub fn copy(
         rewritten_chunks: rewritten,
         ..DiskReport::default()
     }];
-    report.verified(SourceFacts::new(&options.software, vec![source.facts()])).map_err(anyhow::Error::msg)?;
+    let facts = SourceFacts::new(&options.software, vec![source.facts()], volumes);
+    report.verified(facts).map_err(anyhow::Error::msg)?;
     let tell = |_, text: &str| events.tell(Event::Stage { text: text.to_owned() });
     let groups = source.groups().clone();
     finish(&[Verified { replica: &replica, label, groups }], finisher, &mut report, &tell, events)?;
@@ -115,7 +121,7 @@ fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) 
     sweep(meter, next, reads, events, |run, tell| {
         let Extent { first, count } = run.extent();
         match run {
-            Run::Zero(extent) => {
+            Run::Zero(extent) | Run::Unused(extent) => {
                 source.learn_zero(extent)?;
                 let stop = ((first + count) * CHUNK).min(source.end().size());
                 replica.zero_at(first * CHUNK, stop - first * CHUNK)?;
@@ -137,8 +143,9 @@ fn transfer(source: &Source, replica: &Replica, reads: &Reads, events: &Events) 
     Ok(replica.flush()?)
 }
 
-/// Reads the target back until it is as the source was; the number of chunks that were written again.
-fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -> Result<u64> {
+/// Reads the target back until it is as the source was; the number of chunks that were written again. What is unused need
+/// not be read back where this process has `blanked` it.
+fn compare(source: &Source, replica: &Replica, blanked: bool, reads: &Reads, events: &Events) -> Result<u64> {
     let (mut suspects, mut rewritten): (Vec<u64>, u64) = ((0..source.groups().count()).collect(), 0);
     for _ in 0..ROUNDS {
         let (again, chunks) = (Mutex::new(Vec::new()), AtomicU64::new(0));
@@ -148,7 +155,7 @@ fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -
         let queue = Mutex::new(suspects.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         sweep(meter, next, reads, events, |group, tell| {
-            let differ = compare_group(source, replica, group, reads)?;
+            let differ = compare_group(source, replica, group, blanked, reads)?;
             if differ > 0 {
                 chunks.fetch_add(differ, Ordering::Relaxed);
                 again.lock().unwrap_or_else(PoisonError::into_inner).push(group);
@@ -169,8 +176,15 @@ fn compare(source: &Source, replica: &Replica, reads: &Reads, events: &Events) -
 }
 
 /// Reads a group of the target back; writes the leaves again that differ. The number of chunks that had such.
-fn compare_group(source: &Source, replica: &Replica, group: u64, reads: &Reads) -> Result<u64> {
-    let ours = leaves(replica, source.end().size(), group, reads)?;
+fn compare_group(
+    source: &Source,
+    replica: &Replica,
+    group: u64,
+    blanked: bool,
+    reads: &Reads,
+) -> Result<u64> {
+    let spare = |index: u64| blanked && source.is_unused(index);
+    let ours = leaves_but(spare, replica, source.end().size(), group, reads)?;
     if source.groups().node(group) == Some(node_of(&ours)) {
         return Ok(0);
     }
@@ -197,7 +211,7 @@ pub struct Comparison {
     pub first: String,
     /// Root of the second end over the same bytes, hex.
     pub second: String,
-    /// Compared bytes: the size of the smaller end.
+    /// Bytes of both that were read and compared; what no filesystem of the first end uses counts as zero in both.
     pub compared: u64,
     /// How many chunks (1 MiB) differ.
     pub differing: u64,
@@ -208,9 +222,13 @@ pub struct Comparison {
 /// Places that a [`Comparison`] lists.
 pub const LISTED: usize = 4096;
 
-/// Compares two ends over the size of the smaller one, every byte.
-pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Result<Comparison> {
+/// Compares two ends over the size of the smaller one: what the filesystems of the first use, or every byte of the `whole`.
+pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, whole: bool, events: &Events) -> Result<Comparison> {
     let size = first.size().min(second.size());
+    let used =
+        if whole { Ranges::whole(first.size()) } else { mapped(&[first], events).disks.remove(0).used };
+    let wanted = &used.round_out(LEAF as u64, first.size());
+    let (first, second) = (&Masked { end: first, wanted }, &Masked { end: second, wanted });
     let nodes = [(); 2].map(|()| Mutex::new(GroupNodes::new(size)));
     let (count, places) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let queue = Mutex::new(0..tree::groups(size));
@@ -240,7 +258,7 @@ pub fn verify(first: &dyn ReadAt, second: &dyn ReadAt, events: &Events) -> Resul
     Ok(Comparison {
         first: root(&nodes[0], first)?,
         second: root(&nodes[1], second)?,
-        compared: size,
+        compared: wanted.total_in(&(0..size)),
         differing: count.into_inner(),
         places,
     })

@@ -6,7 +6,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use gantry_disk::{Careful, Geometry, Identity};
+use gantry_disk::{Geometry, Identity};
 use serde::{Deserialize, Serialize};
 
 mod check;
@@ -37,6 +37,8 @@ pub struct Report {
     pub committed: u64,
     /// Each disk.
     pub disks: Vec<DiskReport>,
+    /// Volumes and arrays on the source's disks.
+    pub volumes: Vec<Part>,
     /// Changes that were made to the verified bytes so that they fit the target disk, one sentence each.
     pub transforms: Vec<String>,
     /// The plan that repair applied, with its diffs; null when it did not run.
@@ -119,8 +121,10 @@ pub struct DiskReport {
     pub sector_size: u32,
     /// What of the source was read and compared.
     pub compared: Compared,
-    /// What was not read because it is unused, and is zero in the replica.
-    pub skipped: Vec<Skipped>,
+    /// Why all of the disk was, although used maps were wanted; else empty.
+    pub doubt: String,
+    /// What lies on it: what was not used was not read, and is zero in the replica.
+    pub parts: Vec<Part>,
     /// Ranges that could not be read and are zero in the replica: offset and length.
     pub bad_sectors: Vec<(u64, u64)>,
     /// Chunks (1 MiB) that differed when the medium was read back, and were written again. Not 0 after the first
@@ -143,19 +147,28 @@ pub enum Compared {
     Used,
 }
 
-/// A part of a disk that was left out.
+/// A partition or volume, as its used map was found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// First byte of the partition or volume.
+pub struct Part {
+    /// "/dev/sda partition 2", "vg0/root".
+    pub name: String,
+    /// First byte on the disk; 0 for a volume.
     pub offset: u64,
     /// Its length.
     pub length: u64,
-    /// What is there: "ext4", "swap".
+    /// What is there: "ext4", "swap"; empty when nothing is known.
     pub kind: String,
-    /// Bytes of it that were read.
+    /// Bytes of it that carry data.
     pub used: u64,
-    /// The evidence, in words.
-    pub why: String,
+    /// Why all of it was taken as used; empty when its filesystem's records of free space were believed.
+    pub doubt: String,
+}
+
+impl From<&gantry_disk::used::Part> for Part {
+    fn from(part: &gantry_disk::used::Part) -> Self {
+        let gantry_disk::used::Part { name, start, size, kind, used, doubt } = part.clone();
+        Self { name, offset: start, length: size, kind, used, doubt: doubt.unwrap_or_default() }
+    }
 }
 
 /// A disk after transforms and repair.
@@ -197,6 +210,8 @@ pub struct SourceFacts {
     pub clock: u64,
     /// Each disk.
     pub disks: Vec<SourceDiskFacts>,
+    /// See [`Report::volumes`].
+    pub volumes: Vec<Part>,
 }
 
 /// What only the sender knows of a disk.
@@ -206,8 +221,10 @@ pub struct SourceDiskFacts {
     pub wwn: String,
     /// See [`DiskReport::compared`].
     pub compared: Compared,
-    /// See [`DiskReport::skipped`].
-    pub skipped: Vec<Skipped>,
+    /// See [`DiskReport::doubt`].
+    pub doubt: String,
+    /// See [`DiskReport::parts`].
+    pub parts: Vec<Part>,
     /// See [`DiskReport::bad_sectors`].
     pub bad_sectors: Vec<(u64, u64)>,
 }
@@ -234,24 +251,20 @@ impl NamedDisk {
     }
 }
 
-impl SourceDiskFacts {
-    /// What is known of a disk that was read as a whole.
-    pub fn of(disk: &Careful) -> Self {
-        let given_up = disk.given_up().into_iter().map(|range| (range.start, range.end - range.start));
-        let wwn = disk.identity().wwn.clone();
-        Self { wwn, bad_sectors: given_up.collect(), ..Self::default() }
-    }
-}
-
 impl SourceFacts {
     /// What is known now. Texts are cut where a report would not take them.
-    pub fn new(software: &str, mut disks: Vec<SourceDiskFacts>) -> Self {
+    pub fn new(software: &str, mut disks: Vec<SourceDiskFacts>, mut volumes: Vec<Part>) -> Self {
         let cut = |text: &mut String| *text = line(text, limits::WORDS);
+        let mut room = limits::PARTS;
         for disk in &mut disks {
-            cut(&mut disk.wwn);
-            disk.skipped.iter_mut().flat_map(|part| [&mut part.kind, &mut part.why]).for_each(cut);
+            [&mut disk.wwn, &mut disk.doubt].into_iter().for_each(cut);
+            disk.parts.truncate(room);
+            room -= disk.parts.len();
         }
-        Self { software: line(software, limits::WORDS), clock: clock(), disks }
+        volumes.truncate(room);
+        let parts = disks.iter_mut().flat_map(|disk| &mut disk.parts).chain(&mut volumes);
+        parts.flat_map(|part| [&mut part.name, &mut part.kind, &mut part.doubt]).for_each(cut);
+        Self { software: line(software, limits::WORDS), clock: clock(), disks, volumes }
     }
 
     /// As they cross, in JSON.
@@ -276,17 +289,19 @@ impl SourceFacts {
 impl From<&Report> for SourceFacts {
     fn from(report: &Report) -> Self {
         let disks = report.disks.iter().map(SourceDiskFacts::from).collect();
-        Self { software: report.source.software.clone(), clock: report.source.clock, disks }
+        let (software, volumes) = (report.source.software.clone(), report.volumes.clone());
+        Self { software, clock: report.source.clock, disks, volumes }
     }
 }
 
 impl From<&DiskReport> for SourceDiskFacts {
     fn from(disk: &DiskReport) -> Self {
-        let DiskReport { source, compared, skipped, bad_sectors, .. } = disk;
+        let DiskReport { source, compared, doubt, parts, bad_sectors, .. } = disk;
         Self {
             wwn: source.wwn.clone(),
             compared: *compared,
-            skipped: skipped.clone(),
+            doubt: doubt.clone(),
+            parts: parts.clone(),
             bad_sectors: bad_sectors.clone(),
         }
     }
@@ -313,10 +328,12 @@ impl Report {
         self.source.software = facts.software;
         self.source.clock = facts.clock;
         self.clock_offset = ahead(self.target.clock, facts.clock);
+        self.volumes = facts.volumes;
         for (disk, facts) in self.disks.iter_mut().zip(facts.disks) {
             disk.source.wwn = facts.wwn;
             disk.compared = facts.compared;
-            disk.skipped = facts.skipped;
+            disk.doubt = facts.doubt;
+            disk.parts = facts.parts;
             disk.bad_sectors = facts.bad_sectors;
         }
         Ok(())

@@ -3,11 +3,15 @@
 //! Three things spare reading: bytes that the used map says carry nothing (they are zero in the replica), ranges that the end
 //! knows to be zero (holes of a file, an NBD server's word), and groups that were read before. What is read again must be
 //! what it was: a source that changes while it is copied gives a torn replica, and ends the copy.
+//!
+//! Maps are made once, when the process begins, of all its disks together ([`sources`]): volumes may lie on several, and a
+//! system that sleeps on one of them makes all of them whole.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
+use gantry_disk::used::{Ranges, UsedMap, UsedMaps, used_maps};
 use gantry_disk::{BadSectors, Careful, Geometry, ReadAt, extents};
 use gantry_wire::Extent;
 use gantry_wire::limits::{CHUNK, GROUP, LEAF, LEAVES_PER_CHUNK};
@@ -15,10 +19,12 @@ use gantry_wire::tree::{self, Hash, Leaves};
 
 use crate::buffer::with_buffer;
 use crate::chunkset::ChunkSet;
+use crate::event::{Event, Events};
 use crate::fit::check_fit;
 use crate::groups::GroupNodes;
+use crate::masked::read_wanted;
 use crate::progress::{Course, Tally, add};
-use crate::report::SourceDiskFacts;
+use crate::report::{Compared, Part, SourceDiskFacts};
 use crate::stop::Stop;
 use crate::throttle::Reads;
 
@@ -32,15 +38,17 @@ const ZERO_RUN: u64 = 1024;
 pub enum Run {
     /// To be read.
     Data(Extent),
-    /// Known to be zero, without reading.
+    /// Known to be zero, without reading: content all the same.
     Zero(Extent),
+    /// Unused by the map, and zero in the replica: nobody's content.
+    Unused(Extent),
 }
 
 impl Run {
     /// Which chunks.
     pub fn extent(self) -> Extent {
         match self {
-            Self::Data(extent) | Self::Zero(extent) => extent,
+            Self::Data(extent) | Self::Zero(extent) | Self::Unused(extent) => extent,
         }
     }
 }
@@ -48,30 +56,58 @@ impl Run {
 /// A source disk.
 pub struct Source {
     end: Careful,
-    /// Chunks that must be read.
+    /// What is read, in whole leaves: what the used map names and the end does not know to be zero.
+    wanted: Ranges,
+    /// Chunks of which something is read.
     data: ChunkSet,
+    /// Chunks of which the used map names nothing.
+    unused: ChunkSet,
+    facts: SourceDiskFacts,
     groups: Mutex<GroupNodes>,
     /// What has happened to it.
     pub tally: Arc<Tally>,
 }
 
 impl Source {
-    /// A disk of which nothing has been read.
+    /// A disk of which nothing has been read. Without a map all of it is used.
     ///
     /// # Errors
     /// When the end cannot say which of its ranges are zero.
-    pub fn new(end: Arc<dyn ReadAt>, bad_sectors: BadSectors) -> Result<Self> {
-        let mut data = ChunkSet::new(tree::chunks(end.size()));
+    pub fn new(end: Arc<dyn ReadAt>, bad_sectors: BadSectors, map: Option<UsedMap>) -> Result<Self> {
+        let (size, chunks) = (end.size(), tree::chunks(end.size()));
+        let mut wanted = Ranges::default();
         extents::walk(&*end, |extent| {
             if !extent.zero {
-                (extent.offset / CHUNK..extent.end().div_ceil(CHUNK)).for_each(|index| {
-                    data.insert(index);
-                });
+                wanted.insert(extent.offset..extent.end());
             }
             Ok(())
         })?;
-        let groups = GroupNodes::new(end.size()).into();
-        Ok(Self { end: Careful::new(end, bad_sectors), data, groups, tally: Arc::default() })
+        let mut wanted = wanted.round_out(LEAF as u64, size);
+        let mut unused = ChunkSet::new(chunks);
+        let mut facts = SourceDiskFacts { wwn: end.identity().wwn.clone(), ..SourceDiskFacts::default() };
+        if let Some(map) = map {
+            for gap in map.used.round_out(LEAF as u64, size).complement(size) {
+                let stop = if gap.end == size { chunks } else { gap.end / CHUNK };
+                for index in gap.start.div_ceil(CHUNK)..stop {
+                    unused.insert(index);
+                }
+                wanted.remove(gap);
+            }
+            facts.compared = Compared::Used;
+            facts.parts = map.parts.iter().map(Part::from).collect();
+            facts.doubt = map.doubt.unwrap_or_default();
+        }
+        let mut data = ChunkSet::new(chunks);
+        for range in wanted.iter() {
+            for index in range.start / CHUNK..range.end.div_ceil(CHUNK) {
+                data.insert(index);
+                // Ranges in bounded memory may have grown.
+                unused.remove(index);
+            }
+        }
+        let groups = GroupNodes::new(size).into();
+        let end = Careful::new(end, bad_sectors);
+        Ok(Self { end, wanted, data, unused, facts, groups, tally: Arc::default() })
     }
 
     /// The end itself: size, sectors, names.
@@ -89,15 +125,20 @@ impl Source {
         tree::chunks(self.end.size())
     }
 
-    /// Its way through a full pass: what is in `done` is done, and what is known to be zero takes no time.
+    /// Whether the used map names nothing of this chunk: it is zero in the replica.
+    pub fn is_unused(&self, index: u64) -> bool {
+        self.unused.contains(index)
+    }
+
+    /// Its way through a full pass: what is in `done` is done, and what is not read takes no time.
     pub fn full_course(&self, done: &ChunkSet) -> Course {
-        let length = |index: u64| CHUNK.min(self.end.size() - index * CHUNK);
-        let missing = |index: &u64| self.data.contains(*index) && !done.contains(*index);
-        let need = (0..self.chunks()).filter(missing).map(length).sum();
+        let bytes = |index: u64| index * CHUNK..((index + 1) * CHUNK).min(self.end.size());
+        let missing = (0..self.chunks()).filter(|index| self.data.contains(*index) && !done.contains(*index));
+        let need = missing.map(|index| bytes(index)).map(|range| range.end - range.start).sum();
         Course { before: done.count(), need: Some(need), ..self.compare_course() }
     }
 
-    /// How many of these chunks, which lie on the disk, are known to be zero.
+    /// How many of these chunks, which lie on the disk, are known to be zero in the replica.
     pub fn zeroes_of(&self, extent: Extent) -> u64 {
         let chunks = extent.first..extent.first + extent.count;
         chunks.filter(|index| !self.data.contains(*index)).count() as u64
@@ -125,7 +166,8 @@ impl Source {
 
     /// What only this end knows of it, for the report.
     pub fn facts(&self) -> SourceDiskFacts {
-        SourceDiskFacts::of(&self.end)
+        let given_up = self.end.given_up().into_iter().map(|range| (range.start, range.end - range.start));
+        SourceDiskFacts { bad_sectors: given_up.collect(), ..self.facts.clone() }
     }
 
     /// The chunks that are not in `done`, in runs. One run at a time: a list of them all would be 32 MiB for 16 TiB.
@@ -133,20 +175,28 @@ impl Source {
         let mut at = 0;
         std::iter::from_fn(move || {
             let first = (at..self.chunks()).find(|index| !done.contains(*index))?;
-            let data = self.data.contains(first);
+            let kind = |index: u64| (self.data.contains(index), self.unused.contains(index));
+            let (data, unused) = kind(first);
             let most = self.chunks().min(first + if data { RUN } else { ZERO_RUN });
-            let other = |index: &u64| done.contains(*index) || self.data.contains(*index) != data;
+            let other = |index: &u64| done.contains(*index) || kind(*index) != (data, unused);
             at = (first..most).find(other).unwrap_or(most);
             let extent = Extent { first, count: at - first };
-            Some(if data { Run::Data(extent) } else { Run::Zero(extent) })
+            Some(match (data, unused) {
+                (true, _) => Run::Data(extent),
+                (false, true) => Run::Unused(extent),
+                (false, false) => Run::Zero(extent),
+            })
         })
     }
 
-    /// Every read: as fast as it may be, and counted.
+    /// Every read: what is wanted of it, as fast as it may be, and counted.
     fn read_at(&self, offset: u64, bytes: &mut [u8], reads: &Reads) -> Result<()> {
-        reads.take(bytes.len())?;
-        self.end.read_at(offset, bytes)?;
-        add(&self.tally.read, bytes.len() as u64);
+        let read = read_wanted(&self.wanted, offset, bytes, |at, part| -> Result<()> {
+            reads.take(part.len())?;
+            Ok(self.end.read_at(at, part)?)
+        })?;
+        add(&self.tally.read, read);
+        add(&self.tally.skipped, bytes.len() as u64 - read);
         Ok(())
     }
 
@@ -254,6 +304,47 @@ impl Source {
     }
 }
 
+/// The used maps of disks; tells what was found.
+pub fn mapped(disks: &[&dyn ReadAt], events: &Events) -> UsedMaps {
+    let maps = used_maps(disks);
+    let parts = maps.disks.iter().flat_map(|map| &map.parts).chain(&maps.volumes);
+    parts.for_each(|part| events.tell(Event::Part(part.into())));
+    for (disk, map) in disks.iter().zip(&maps.disks) {
+        if let Some(doubt) = &map.doubt {
+            let disk = &disk.identity().path;
+            events.tell(Event::Stage { text: format!("{disk}: all of it is taken as used: {doubt}") });
+        }
+    }
+    maps
+}
+
+/// The disks of a machine, and the volumes on them.
+pub struct Sources {
+    /// In the order in which they were given.
+    pub disks: Vec<Source>,
+    /// For the report.
+    pub volumes: Vec<Part>,
+}
+
+/// The disks of a machine, mapped together unless all of them are wanted `whole`; tells what was found on them.
+pub fn sources(
+    ends: &[Arc<dyn ReadAt>],
+    bad_sectors: BadSectors,
+    whole: bool,
+    events: &Events,
+) -> Result<Sources> {
+    if whole {
+        let made = ends.iter().map(|end| Source::new(Arc::clone(end), bad_sectors, None));
+        return Ok(Sources { disks: made.collect::<Result<_>>()?, volumes: Vec::new() });
+    }
+    let disks: Vec<&dyn ReadAt> = ends.iter().map(|end| &**end).collect();
+    let maps = mapped(&disks, events);
+    let made = ends.iter().zip(maps.disks);
+    let made = made.map(|(end, map)| Source::new(Arc::clone(end), bad_sectors, Some(map)));
+    let volumes = maps.volumes.iter().map(Part::from).collect();
+    Ok(Sources { disks: made.collect::<Result<_>>()?, volumes })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
@@ -271,7 +362,7 @@ mod tests {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let image = ImageFile::create(&dir.path().join("source"), size).unwrap();
         data.iter().for_each(|at| image.write_at(*at, &[7; 4096]).unwrap());
-        (dir, Source::new(Arc::new(image), BadSectors::Stop).unwrap())
+        (dir, Source::new(Arc::new(image), BadSectors::Stop, None).unwrap())
     }
 
     fn reads() -> Reads {
@@ -308,7 +399,7 @@ mod tests {
         let none = ChunkSet::new(201);
         for run in sparse.runs(none) {
             match run {
-                Run::Zero(extent) => sparse.learn_zero(extent).unwrap(),
+                Run::Zero(extent) | Run::Unused(extent) => sparse.learn_zero(extent).unwrap(),
                 Run::Data(Extent { first, count }) => {
                     (first..first + count)
                         .for_each(|index| sparse.read(index, &reads(), |_, _| Ok(())).unwrap());

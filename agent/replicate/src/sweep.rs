@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use gantry_disk::ReadAt;
-use gantry_wire::limits::{CHUNK, GROUP};
+use gantry_wire::limits::{CHUNK, GROUP, LEAVES_PER_CHUNK};
 use gantry_wire::tree::{self, Hash, Leaves};
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,22 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Reads a group of a disk of which the first `size` bytes count; the leaves of its chunks. Stands still in a pause.
 pub fn leaves(disk: &(impl ReadAt + ?Sized), size: u64, group: u64, reads: &Reads) -> Result<Vec<Leaves>> {
+    leaves_but(|_| false, disk, size, group, reads)
+}
+
+/// The same, but chunks that are `spare` are zero without being read.
+pub fn leaves_but(
+    spare: impl Fn(u64) -> bool,
+    disk: &(impl ReadAt + ?Sized),
+    size: u64,
+    group: u64,
+    reads: &Reads,
+) -> Result<Vec<Leaves>> {
     let stop = tree::chunks(size).min((group + 1) * GROUP);
     let read = |index: u64| {
+        if spare(index) {
+            return Ok([tree::zero_leaf(); LEAVES_PER_CHUNK]);
+        }
         reads.hold()?;
         with_buffer(CHUNK.min(size - index * CHUNK) as usize, |bytes| {
             disk.read_at(index * CHUNK, bytes)?;

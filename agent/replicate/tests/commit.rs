@@ -199,6 +199,7 @@ impl Set {
             map: Vec::new(),
             streams: 1,
             throttle: Throttle::unlimited(),
+            whole: false,
             bad_sectors: BadSectors::Stop,
             unchanged: Box::new(|| Ok(())),
             machine: "source".into(),

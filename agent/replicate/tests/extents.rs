@@ -73,6 +73,7 @@ fn half(folder: &std::path::Path, name: &str, says_so: bool) -> Half {
 fn options() -> CopyOptions {
     CopyOptions {
         base: false,
+        whole: false,
         bad_sectors: BadSectors::Stop,
         throttle: Throttle::unlimited(),
         machine: String::new(),
@@ -92,7 +93,7 @@ fn zeroes_that_are_known_are_not_read_and_arrive() {
     let source = Arc::new(source);
     let report = copy(source.clone(), target(), &options(), &NoRepair, &Events::nowhere()).unwrap();
     let image = ImageFile::open_source(&folder.path().join("target")).unwrap();
-    let found = verify(&source.image, &image, &Events::nowhere()).unwrap();
+    let found = verify(&source.image, &image, true, &Events::nowhere()).unwrap();
     assert_eq!(found.differing, 0, "{found:?}");
     assert_eq!(found.first, report.disks[0].root, "the root counts them as zeroes");
 

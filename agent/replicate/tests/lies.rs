@@ -63,7 +63,7 @@ fn packed(sender: &FakeSender, how: Encoding, bytes: &[u8]) -> Told {
 
 fn zeroes(sender: &FakeSender, first: u64, count: u64) -> Told {
     let (epoch, pass) = (sender.epoch, sender.pass);
-    data(Message::Zeroes { epoch, pass, disk: 0, extent: Extent { first, count } })
+    data(Message::Zeroes { epoch, pass, disk: 0, extent: Extent { first, count }, unused: false })
 }
 
 fn hello(sender: &FakeSender, change: impl FnOnce(&mut DiskInfo)) -> Told {

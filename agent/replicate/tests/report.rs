@@ -14,7 +14,7 @@ use gantry_replicate::commit::{FinishDisk, Finisher};
 use gantry_replicate::kept::{End, Kept};
 use gantry_replicate::link::PeerFault;
 use gantry_replicate::receiver::{ReceiveOptions, TargetDisk};
-use gantry_replicate::report::{Report, Skipped, SourceDiskFacts, SourceFacts, State, VERSION, limits};
+use gantry_replicate::report::{Part, Report, SourceDiskFacts, SourceFacts, State, VERSION, limits};
 use gantry_replicate::sender::{SendOptions, Sent, send};
 use gantry_replicate::{Event, Events};
 use gantry_wire::message::Fault;
@@ -54,8 +54,7 @@ async fn spoilt(spoils: Spoils) -> (anyhow::Result<Sent>, Option<PeerFault>) {
 type Spoilt = (&'static str, Spoils, &'static str);
 
 fn skip(report: &mut Value) {
-    report["disks"][0]["compared"] = "used".into();
-    report["disks"][0]["skipped"] = json!([{"offset": 0, "length": 512, "kind": "x", "used": 0, "why": ""}]);
+    report["disks"][0]["parts"][0]["used"] = 512.into();
 }
 
 #[rustfmt::skip]
@@ -69,8 +68,10 @@ const SPOILT: &[Spoilt] = &[
         r["disks"][0]["after"] = Value::Null;
     }, "its state is \"verified, being repaired\""),
     ("a repair that is not told", |r| r["state"] = State::Repaired.words().into(), "no repair is in it"),
-    ("parts that were not skipped", skip, "other facts of the source"),
-    ("less than the whole", |r| r["disks"][0]["compared"] = "used".into(), "other facts of the source"),
+    ("a part of which less is used", skip, "other facts of the source"),
+    ("more than was compared", |r| {
+        (r["disks"][0]["compared"], r["disks"][0]["parts"]) = ("whole".into(), json!([]));
+    }, "other facts of the source"),
     ("bad sectors", |r| r["disks"][0]["bad_sectors"] = json!([[0, 512]]), "other facts of the source"),
     ("another WWN", |r| r["disks"][0]["source"]["wwn"] = "w".into(), "other facts of the source"),
     ("other software", |r| r["source"]["software"] = "else".into(), "other facts of the source"),
@@ -276,24 +277,22 @@ async fn odd_names_are_one_line_at_both_ends_and_signed() {
 /// Facts that no report would hold are refused while the target still says "unfinished replica".
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_that_cannot_be_are_refused_before_the_commit() {
-    let part =
-        |why: &str| Skipped { length: 512, kind: "swap".into(), why: why.into(), ..Skipped::default() };
-    let disk = |skipped: Vec<Skipped>| SourceDiskFacts { skipped, ..SourceDiskFacts::default() };
+    let part = |name: &str| Part { name: name.into(), length: 512, kind: "swap".into(), ..Part::default() };
+    let disk = |parts: Vec<Part>| SourceDiskFacts { parts, ..SourceDiskFacts::default() };
     let of = |disks: Vec<SourceDiskFacts>| SourceFacts { disks, ..SourceFacts::default() };
     let bad = |count: u64| SourceDiskFacts {
         bad_sectors: (0..count).map(|i| (i * 2, 1)).collect(),
         ..SourceDiskFacts::default()
     };
-    let used =
-        |skipped| SourceDiskFacts { compared: gantry_replicate::report::Compared::Used, ..disk(skipped) };
+    let used = |parts| SourceDiskFacts { compared: gantry_replicate::report::Compared::Used, ..disk(parts) };
     let mut behind = part("");
     behind.offset = SIZE;
     for (facts, part) in [
-        (of(vec![disk(vec![part("free")])]), "parts were skipped"),
+        (of(vec![disk(vec![part("free")])]), "used maps were looked at"),
         (of(vec![used(vec![part("a\nb")])]), "control character"),
         (of(vec![used(vec![part(&"x".repeat(257))])]), "257 bytes of text"),
-        (of(vec![used(vec![part(""); 1025])]), "1025 skipped parts"),
-        (of(vec![used(vec![behind])]), "skipped range"),
+        (of(vec![used(vec![part(""); 513])]), "513 partitions and volumes"),
+        (of(vec![used(vec![behind])]), "a part of 512 bytes"),
         (of(vec![bad(limits::BAD as u64 + 1)]), "16385 bad ranges"),
         (of(vec![]), "facts of 0 disks"),
         (SourceFacts { software: "x".repeat(limits::FACTS), ..of(vec![bad(0)]) }, "bytes of facts"),

@@ -237,6 +237,7 @@ async fn a_pause_holds_a_copy_in_the_middle_of_a_group_that_it_reads_back() {
     let end = Arc::new(Pausing { image, throttle: throttle.clone(), chunks: AtomicU64::new(0) });
     let options = CopyOptions {
         base: false,
+        whole: false,
         bad_sectors: BadSectors::Stop,
         throttle: throttle.clone(),
         machine: String::new(),

@@ -171,8 +171,8 @@ pub enum Message {
         node: Hash,
         data: Vec<u8>,
     },
-    /// Chunks that are all zero.
-    Zeroes { epoch: u64, pass: u32, disk: u16, extent: Extent },
+    /// Chunks that are all zero: content, or `unused` by the source's filesystems.
+    Zeroes { epoch: u64, pass: u32, disk: u16, extent: Extent, unused: bool },
     /// The sender has sent all of a pass; `chunks` counts those in Chunk and Zeroes messages.
     EndPass { pass: u32, chunks: u64 },
     /// Chunks that a flush has made durable.

@@ -42,7 +42,7 @@ fn every_message() -> Vec<Message> {
             node: [7; 32],
             data: vec![1, 2, 3],
         },
-        Message::Zeroes { epoch: 9, pass: 1, disk: 0, extent: Extent { first: 5, count: 6 } },
+        Message::Zeroes { epoch: 9, pass: 1, disk: 0, extent: Extent { first: 5, count: 6 }, unused: true },
         Message::EndPass { pass: 1, chunks: 100 },
         Message::Ack { pass: 1, disk: 0, extents: vec![Extent { first: 0, count: 8 }] },
         Message::PassDone { pass: 1, differing: 2 },

@@ -76,6 +76,8 @@ pub struct Settings {
     pub zero_bad_sectors: bool,
     /// `gantry.hibernated=void`: what the source had in its memory is given up; without it repair refuses.
     pub void_hibernation: bool,
+    /// `gantry.copy=whole`: also what no filesystem uses.
+    pub whole: bool,
     /// `gantry.limit`: a rate or a schedule.
     pub limit: Option<String>,
     /// `gantry.read-limit`.
@@ -165,6 +167,13 @@ fn apply(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> 
                 "void" => true,
                 "refuse" => false,
                 _ => return Err(format!("gantry.hibernated is refuse or void, not '{value}'")),
+            }
+        }
+        "copy" => {
+            settings.whole = match value {
+                "whole" => true,
+                "used" => false,
+                _ => return Err(format!("gantry.copy is used or whole, not '{value}'")),
             }
         }
         "limit" => settings.limit = Some(limit(key, value)?),
@@ -388,6 +397,7 @@ mod tests {
             ("gantry.base=", "gantry.base is a comma list of names"),
             ("gantry.bad-sectors=", "gantry.bad-sectors is stop or zero, not ''"),
             ("gantry.hibernated=yes", "gantry.hibernated is refuse or void, not 'yes'"),
+            ("gantry.copy=all", "gantry.copy is used or whole, not 'all'"),
             ("gantry.limit=20MB", "gantry.limit: '20MB' is no rate"),
             ("gantry.limit=", "gantry.limit: '' is no rate"),
             ("gantry.read-limit=8-18=1M", "gantry.read-limit: '8-18' is no window"),

@@ -38,6 +38,9 @@ pub fn arguments(settings: &Settings) -> Option<Vec<String>> {
             if settings.zero_bad_sectors {
                 add(&["--bad-sectors", "zero"]);
             }
+            if settings.whole {
+                add(&["--whole"]);
+            }
             settings.limit.iter().for_each(|limit| add(&["--limit", limit]));
             settings.read_limit.iter().for_each(|limit| add(&["--read-limit", limit]));
         }
@@ -110,10 +113,10 @@ mod tests {
             ),
             (
                 "gantry.role=send gantry.target=10.0.2.2:7878 gantry.code=BCDEFGHJKLNPRSTXBCDE gantry.map=a:b,c:d \
-                 gantry.bad-sectors=zero \
+                 gantry.bad-sectors=zero gantry.copy=whole \
                  gantry.limit=08:00-18:00=20M,else=none gantry.read-limit=100M gantry.disks=a,c",
                 Some(
-                    "send 10.0.2.2:7878 --code-file /run/gantry/code --map a:b --map c:d --bad-sectors zero \
+                    "send 10.0.2.2:7878 --code-file /run/gantry/code --map a:b --map c:d --bad-sectors zero --whole \
                      --limit 08:00-18:00=20M,else=none --read-limit 100M a c",
                 ),
             ),

@@ -115,11 +115,18 @@ impl Ranges {
         self.iter().map(|range| range.end - range.start).sum()
     }
 
+    /// What is used of `within`, in ascending order.
+    pub fn inside(&self, within: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let first = self.spans.range(..within.start).next_back().map_or(within.start, |(&start, _)| start);
+        let spans = self.spans.range(first..within.end.max(first));
+        spans
+            .map(move |(&start, &end)| start.max(within.start)..end.min(within.end))
+            .filter(|part| !part.is_empty())
+    }
+
     /// Bytes inside `range`.
     pub fn total_in(&self, range: &Range<u64>) -> u64 {
-        let first = self.spans.range(..range.start).next_back().map_or(range.start, |(&start, _)| start);
-        let inside = |(&start, &end): (&u64, &u64)| end.min(range.end).saturating_sub(start.max(range.start));
-        self.spans.range(first..range.end.max(first)).map(inside).sum()
+        self.inside(range.clone()).map(|part| part.end - part.start).sum()
     }
 
     /// How many ranges.
@@ -223,6 +230,9 @@ mod tests {
             }
             let count = |part: std::ops::Range<usize>| model[part].iter().filter(|&&used| used).count() as u64;
             prop_assert_eq!(ranges.total_in(&(70..220)), count(70..220));
+            for (at, &used) in (0u64..).zip(&model) {
+                prop_assert_eq!(ranges.inside(70..220).any(|part| part.contains(&at)), used && (70..220).contains(&at));
+            }
             prop_assert_eq!(ranges.total(), model.iter().filter(|&&used| used).count() as u64);
             let list: Vec<_> = ranges.iter().collect();
             prop_assert!(list.iter().all(|range| !range.is_empty()));

@@ -151,7 +151,7 @@ impl Status {
                 self.state = State::Committed;
                 self.halt();
             }
-            Event::Mapped { .. } | Event::PassDone { .. } | Event::Refused { .. } => {}
+            Event::Part(_) | Event::Mapped { .. } | Event::PassDone { .. } | Event::Refused { .. } => {}
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use gantry_wire::limits::{CHUNK, GROUP};
+use gantry_wire::limits::{CHUNK, GROUP, LEAVES_PER_CHUNK};
 use gantry_wire::tree::{self, Hash, Leaves};
 
 use super::session::SessionDisk;
@@ -109,16 +109,22 @@ impl Suspects {
     }
 }
 
-/// Reads a group back and compares it with the source's node: nothing if it is equal, else the leaves of its chunks.
+/// Reads a group back and compares it with the source's node: nothing if it is equal, else the leaves of its chunks. Chunks
+/// that nobody uses are not read back: what this process zeroed and flushed is zero, or its loss is nobody's loss.
 pub fn compare(disk: &SessionDisk, group: u64, node: Hash) -> Result<Option<Vec<Leaves>>> {
-    let (first, count) = {
+    let (first, count, blank) = {
         let known = disk.known();
         if known.groups.node(group) == Some(node) {
             return Ok(None);
         }
-        known.groups.chunks_of(group)
+        let (first, count) = known.groups.chunks_of(group);
+        let blank = |index: &u64| known.unused.contains(*index) && known.durable.contains(*index);
+        (first, count, (first..first + count).filter(blank).collect::<Vec<_>>())
     };
     let read = |index: u64| -> Result<Leaves, DiskError> {
+        if blank.contains(&index) {
+            return Ok([tree::zero_leaf(); LEAVES_PER_CHUNK]);
+        }
         with_buffer(disk.chunk_length(index) as usize, |bytes| {
             disk.replica.read_at(index * CHUNK, bytes)?;
             Ok(tree::leaves(bytes))

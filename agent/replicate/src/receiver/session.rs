@@ -61,6 +61,8 @@ pub fn disk_info(end: &(impl Geometry + ?Sized)) -> DiskInfo {
 pub struct Known {
     /// Need not be sent in a full pass: written and flushed in this session, or there before, to be compared.
     pub durable: ChunkSet,
+    /// Unused by the source's map, and zeroed in this process: once durable, such a chunk need not be read back.
+    pub unused: ChunkSet,
     /// Groups that were read back since the last write to them, and are equal to the source's.
     pub groups: GroupNodes,
     /// Already sent in this full pass, or compared in this compare pass: nothing may come twice.
@@ -113,6 +115,7 @@ impl SessionDisk {
         let mut known = self.known();
         for index in first..first + count {
             known.durable.remove(index);
+            known.unused.remove(index);
             known.groups.forget(index);
         }
     }
@@ -180,6 +183,7 @@ impl Session {
             let chunks = tree::chunks(source.size);
             let known = Known {
                 durable: ChunkSet::new(chunks),
+                unused: ChunkSet::new(chunks),
                 groups: GroupNodes::new(source.size),
                 claimed: ChunkSet::new(chunks),
                 asked: Asked::default(),

@@ -69,7 +69,9 @@ impl Stream {
                 let frame = Frame::Chunk(Incoming { index, encoding, length, node, data });
                 (epoch, pass, disk, Extent { first: index, count: 1 }, frame)
             }
-            Message::Zeroes { epoch, pass, disk, extent } => (epoch, pass, disk, extent, Frame::Zeroes),
+            Message::Zeroes { epoch, pass, disk, extent, unused } => {
+                (epoch, pass, disk, extent, Frame::Zeroes { unused })
+            }
             Message::Patch { epoch, pass, disk, index, leaves, encoding, node, data } => {
                 let frame = Frame::Patch(IncomingPatch { index, leaves, encoding, node, data });
                 (epoch, pass, disk, Extent { first: index, count: 1 }, frame)
@@ -88,7 +90,7 @@ impl Stream {
             disk.source.path
         );
         match (kind, &frame) {
-            (PassKind::Full, Frame::Chunk(_) | Frame::Zeroes) => {
+            (PassKind::Full, Frame::Chunk(_) | Frame::Zeroes { .. }) => {
                 claim(&mut disk.known().claimed, extent.first, extent.count)?;
             }
             (PassKind::Compare, Frame::Patch(patch)) => {
@@ -102,7 +104,7 @@ impl Stream {
             let done = match &frame {
                 Frame::Chunk(chunk) => write_chunk(disk, chunk),
                 Frame::Patch(patch) => write_patch(disk, patch),
-                Frame::Zeroes => write_zeroes(disk, extent),
+                Frame::Zeroes { unused } => write_zeroes(disk, extent, *unused),
             };
             drop(report.send(match done {
                 Ok(()) => Work::Written { disk: index, extent },
@@ -118,5 +120,5 @@ impl Stream {
 enum Frame {
     Chunk(Incoming),
     Patch(IncomingPatch),
-    Zeroes,
+    Zeroes { unused: bool },
 }

@@ -75,12 +75,19 @@ pub fn write_patch(disk: &SessionDisk, patch: &IncomingPatch) -> Result<()> {
     })
 }
 
-/// Makes chunks zero.
-pub fn write_zeroes(disk: &SessionDisk, extent: Extent) -> Result<()> {
+/// Makes chunks zero, and remembers those that are unused.
+pub fn write_zeroes(disk: &SessionDisk, extent: Extent, unused: bool) -> Result<()> {
     let start = extent.first * CHUNK;
     let stop = ((extent.first + extent.count) * CHUNK).min(disk.source.size);
     disk.forget(extent.first, extent.count);
-    Ok(disk.replica.zero_at(start, stop - start)?)
+    disk.replica.zero_at(start, stop - start)?;
+    if unused {
+        let mut known = disk.known();
+        for index in extent.first..extent.first + extent.count {
+            known.unused.insert(index);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a failure lies with this end's disk, with the network, or with what the peer sent.

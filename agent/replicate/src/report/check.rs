@@ -5,7 +5,8 @@ use gantry_wire::limits::{CHUNK, DISK_BYTES, DISKS, GROUP};
 use gantry_wire::tree::unhex;
 
 use super::{
-    After, Compared, DiskReport, NamedMachine, Report, SourceDiskFacts, SourceFacts, State, VERSION, ahead,
+    After, Compared, DiskReport, NamedMachine, Part, Report, SourceDiskFacts, SourceFacts, State, VERSION,
+    ahead,
 };
 
 /// How much there is of each at most, of all disks together. With these a report fits into its frame
@@ -17,8 +18,8 @@ pub mod limits {
     pub const WORDS: usize = 256;
     /// Bytes of the facts of the source, as JSON.
     pub const FACTS: usize = 768 << 10;
-    /// Parts that were skipped.
-    pub const SKIPPED: usize = 1024;
+    /// Partitions and volumes.
+    pub const PARTS: usize = 512;
     /// Bad ranges: as many as one disk may have before it is called dying.
     pub const BAD: usize = 16384;
     /// Changed ranges; more are told as fewer and larger ones.
@@ -74,7 +75,9 @@ pub fn check_facts(facts: &SourceFacts, sizes: &[u64]) -> Result<(), String> {
         return Err(format!("facts of {} disks, not {}", facts.disks.len(), sizes.len()));
     }
     within("bad ranges", facts.disks.iter().map(|disk| disk.bad_sectors.len()).sum(), limits::BAD)?;
-    within("skipped parts", facts.disks.iter().map(|disk| disk.skipped.len()).sum(), limits::SKIPPED)?;
+    let parts: usize = facts.disks.iter().map(|disk| disk.parts.len()).sum();
+    within("partitions and volumes", parts + facts.volumes.len(), limits::PARTS)?;
+    facts.volumes.iter().try_for_each(|volume| check_part(volume, u64::MAX))?;
     check_text(&facts.software, limits::WORDS)?;
     for (number, (disk, size)) in (1..).zip(facts.disks.iter().zip(sizes)) {
         check_disk_facts(disk, *size).map_err(|why| format!("disk {number}: {why}"))?;
@@ -136,20 +139,22 @@ fn check_machines(source: &NamedMachine, target: &NamedMachine) -> Result<(), St
 }
 
 fn check_disk_facts(disk: &SourceDiskFacts, size: u64) -> Result<(), String> {
-    let SourceDiskFacts { wwn, compared, skipped, bad_sectors } = disk;
+    let SourceDiskFacts { wwn, compared, doubt, parts, bad_sectors } = disk;
     check_ranges("bad", bad_sectors, size)?;
-    check_text(wwn, limits::WORDS)?;
-    if *compared == Compared::Whole && !skipped.is_empty() {
-        return Err("all of it was compared, and parts were skipped".to_owned());
+    [wwn, doubt].into_iter().try_for_each(|text| check_text(text, limits::WORDS))?;
+    if *compared == Compared::Whole && !(parts.is_empty() && doubt.is_empty()) {
+        return Err("all of it was compared, and used maps were looked at".to_owned());
     }
-    for part in skipped {
-        check_ranges("skipped", &[(part.offset, part.length)], size)?;
-        [&part.kind, &part.why].into_iter().try_for_each(|text| check_text(text, limits::WORDS))?;
-        if part.used > part.length {
-            return Err(format!("{} bytes of {} were read", part.used, part.length));
-        }
+    parts.iter().try_for_each(|part| check_part(part, size))
+}
+
+fn check_part(part: &Part, end: u64) -> Result<(), String> {
+    let Part { name, offset, length, kind, used, doubt } = part;
+    [name, kind, doubt].into_iter().try_for_each(|text| check_text(text, limits::WORDS))?;
+    match offset.checked_add(*length) {
+        Some(stop) if stop <= end && used <= length => Ok(()),
+        _ => Err(format!("a part of {length} bytes at byte {offset}, of which {used} are used")),
     }
-    Ok(())
 }
 
 /// Ranges are ascending, apart, and lie before `end`.

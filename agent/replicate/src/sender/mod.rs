@@ -22,6 +22,8 @@ use self::told::Told;
 use crate::event::{Event, Events};
 use crate::kept::Kept;
 use crate::link::{PeerFault, Unanswered};
+use crate::report::Part;
+use crate::source::{Sources, sources};
 use crate::stop::Stop;
 use crate::throttle::Throttle;
 use crate::tls::TlsIdentity;
@@ -34,6 +36,8 @@ pub struct SendOptions {
     pub code: Code,
     /// The disks of this machine.
     pub disks: Vec<Arc<dyn ReadAt>>,
+    /// Whether also what is unused is read.
+    pub whole: bool,
     /// What becomes of sectors that cannot be read.
     pub bad_sectors: BadSectors,
     /// Pairs of source and target disk, by path or serial number; what is not named is proposed.
@@ -55,6 +59,7 @@ struct Sender {
     options: SendOptions,
     identity: TlsIdentity,
     disks: Arc<Vec<SourceDisk>>,
+    volumes: Vec<Part>,
     begun: AtomicBool,
     /// What was said with the last Finish.
     told: Mutex<Option<Told>>,
@@ -77,13 +82,14 @@ pub struct Sent {
 /// Gives one machine. Returns when the receiver has committed it. A lost link is tried again for ever, with growing
 /// pauses up to 30 s; what cannot get better by trying is an error.
 pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
-    let disks = options.disks.iter().map(|end| SourceDisk::new(end, options.bad_sectors));
-    let disks = Arc::new(disks.collect::<Result<Vec<_>>>()?);
+    let Sources { disks, volumes } = sources(&options.disks, options.bad_sectors, options.whole, &events)?;
+    let disks = Arc::new(disks.into_iter().map(SourceDisk::new).collect());
     let identity = TlsIdentity::generate()?;
     let sender = Sender {
         options,
         identity,
         disks,
+        volumes,
         begun: AtomicBool::new(false),
         told: Mutex::default(),
         committed: Mutex::default(),

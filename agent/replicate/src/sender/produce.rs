@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, bail};
-use gantry_disk::{BadSectors, ReadAt};
 use gantry_wire::message::{Encoding, Extent};
 use gantry_wire::tree::{self, Leaves};
 use gantry_wire::{DiskInfo, Message};
@@ -51,23 +50,19 @@ pub struct Stamp {
 }
 
 impl SourceDisk {
-    /// A disk of which nothing has been read.
-    ///
-    /// # Errors
-    /// As [`Source::new`].
-    pub fn new(end: &Arc<dyn ReadAt>, bad_sectors: BadSectors) -> Result<Self> {
-        let (info, source) = (disk_info(&**end), Source::new(Arc::clone(end), bad_sectors)?);
-        let sent = ChunkSet::new(source.chunks()).into();
-        Ok(Self { source, info, sent, resent: AtomicU64::new(0) })
+    /// A disk of which nothing has crossed.
+    pub fn new(source: Source) -> Self {
+        let (info, sent) = (disk_info(source.end()), ChunkSet::new(source.chunks()).into());
+        Self { source, info, sent, resent: AtomicU64::new(0) }
     }
 
     /// Puts the frames of a full pass into the channel: data one by one, zeroes by run.
     pub fn produce(&self, stamp: Stamp, run: Run, reads: &Reads, frames: &mpsc::Sender<Frame>) -> Result<()> {
         let Extent { first, count } = run.extent();
-        if let Run::Zero(extent) = run {
+        if let Run::Zero(extent) | Run::Unused(extent) = run {
             self.source.learn_zero(extent)?;
             self.count(extent);
-            return self.put_zeroes(stamp, extent, frames);
+            return self.put_zeroes(stamp, extent, matches!(run, Run::Unused(_)), frames);
         }
         let Stamp { epoch, pass, disk } = stamp;
         let mut zeroes = Extent { first, count: 0 };
@@ -84,13 +79,13 @@ impl SourceDisk {
             match frame {
                 None => zeroes.count += 1,
                 Some(frame) => {
-                    self.put_zeroes(stamp, zeroes, frames)?;
+                    self.put_zeroes(stamp, zeroes, false, frames)?;
                     zeroes = Extent { first: index + 1, count: 0 };
                     self.put(&frame, frames)?;
                 }
             }
         }
-        self.put_zeroes(stamp, zeroes, frames)
+        self.put_zeroes(stamp, zeroes, false, frames)
     }
 
     /// Chunks cross; counts those that have crossed before.
@@ -120,12 +115,18 @@ impl SourceDisk {
         self.put(&frame, frames)
     }
 
-    fn put_zeroes(&self, stamp: Stamp, extent: Extent, frames: &mpsc::Sender<Frame>) -> Result<()> {
+    fn put_zeroes(
+        &self,
+        stamp: Stamp,
+        extent: Extent,
+        unused: bool,
+        frames: &mpsc::Sender<Frame>,
+    ) -> Result<()> {
         if extent.count == 0 {
             return Ok(());
         }
         let Stamp { epoch, pass, disk } = stamp;
-        self.put(&Message::Zeroes { epoch, pass, disk, extent }, frames)
+        self.put(&Message::Zeroes { epoch, pass, disk, extent, unused }, frames)
     }
 
     fn put(&self, message: &Message, frames: &mpsc::Sender<Frame>) -> Result<()> {

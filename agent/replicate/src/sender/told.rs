@@ -38,7 +38,7 @@ impl Sender {
     /// A [`Stop`] where no report would take it.
     pub(super) fn tell(&self) -> Result<Vec<u8>> {
         let facts = self.disks.iter().map(|disk| disk.source.facts()).collect();
-        let facts = SourceFacts::new(&self.options.software, facts);
+        let facts = SourceFacts::new(&self.options.software, facts, self.volumes.clone());
         let sizes: Vec<u64> = self.disks.iter().map(|disk| disk.info.size).collect();
         let bytes = facts.bytes(&sizes).map_err(|why| {
             Stop(format!(

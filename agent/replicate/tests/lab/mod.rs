@@ -259,6 +259,7 @@ pub fn send_options(disks: Vec<Arc<dyn ReadAt>>, address: SocketAddr) -> SendOpt
         address: address.to_string(),
         code: code(),
         disks,
+        whole: false,
         bad_sectors: BadSectors::Stop,
         map: Vec::new(),
         streams: 2,

@@ -57,8 +57,8 @@ impl Message {
                 e.u64(*epoch).u32(*pass).u16(*disk).u64(*index).u8(encoding.tag()).u32(*length).raw(node);
                 e.raw(data);
             }
-            Self::Zeroes { epoch, pass, disk, extent } => {
-                e.u64(*epoch).u32(*pass).u16(*disk).u64(extent.first).u64(extent.count);
+            Self::Zeroes { epoch, pass, disk, extent, unused } => {
+                e.u64(*epoch).u32(*pass).u16(*disk).u64(extent.first).u64(extent.count).u8(u8::from(*unused));
             }
             Self::EndPass { pass, chunks } => {
                 e.u32(*pass).u64(*chunks);
@@ -187,6 +187,7 @@ impl Message {
                 pass: d.u32("pass")?,
                 disk: d.u16("disk")?,
                 extent: decode_extent(&mut d)?,
+                unused: d.u8("unused")? != 0,
             },
             11 => Self::EndPass { pass: d.u32("pass")?, chunks: d.u64("chunks")? },
             12 => Self::Ack { pass: d.u32("pass")?, disk: d.u16("disk")?, extents: decode_extents(&mut d)? },
