@@ -239,7 +239,7 @@ fn render_disk(lines: &mut Vec<String>, disk: &DiskReport) {
     if !disk.doubt.is_empty() {
         lines.push(format!("  all of it was copied: {}", disk.doubt));
     }
-    disk.parts.iter().try_for_each(|p| writeln!(t, "  {}", part(p)))?;
+    lines.extend(disk.parts.iter().map(|p| format!("  {}", part(p))));
     for (offset, length) in &disk.bad_sectors {
         lines.push(format!("  BAD: {length} bytes at byte {offset} could not be read and are zero"));
     }
