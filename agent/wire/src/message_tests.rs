@@ -98,7 +98,7 @@ fn version_2_is_what_it_was() {
     }
     assert_eq!(
         all.finalize().to_hex().as_str(),
-        "512d0b2dde862233bfaaa76f0d993dbc82f2128dbe878b900ae771b29dfb7845"
+        "4bc71bc4a1d043266ab9a577dd63ba18967f016b654528b5ece2532770aba6fa"
     );
     let ping = Message::EndPass { pass: 1, chunks: 100 }.to_frame();
     assert_eq!(ping, [12, 0, 0, 0, 11, 0, 0, 0, 1, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]);
