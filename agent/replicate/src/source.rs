@@ -134,7 +134,7 @@ impl Source {
     pub fn full_course(&self, done: &ChunkSet) -> Course {
         let bytes = |index: u64| index * CHUNK..((index + 1) * CHUNK).min(self.end.size());
         let missing = (0..self.chunks()).filter(|index| self.data.contains(*index) && !done.contains(*index));
-        let need = missing.map(|index| bytes(index)).map(|range| range.end - range.start).sum();
+        let need = missing.map(bytes).map(|range| range.end - range.start).sum();
         Course { before: done.count(), need: Some(need), ..self.compare_course() }
     }
 

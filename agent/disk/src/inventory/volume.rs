@@ -10,7 +10,7 @@ use crate::roots::{Roots, number};
 /// What `name` means: a disk by the rules of [`select`], or a volume by its path.
 ///
 /// # Errors
-/// Those of [`select`]; `Unsuitable` for a block device that is neither: a partition, a boot medium, a drive without a medium.
+/// Those of `select`; `Unsuitable` for a block device that is neither: a partition, a boot medium, a drive without a medium.
 pub fn named(roots: &Roots, inventory: &Inventory, name: &str) -> Result<Disk> {
     let missing = match select(&inventory.disks, name) {
         Ok(disk) => return Ok(disk.clone()),
