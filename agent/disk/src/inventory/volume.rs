@@ -7,7 +7,7 @@ use super::{DeviceNumber, Disk, Inventory, look, names, select};
 use crate::error::{DiskError, ErrorKind, Result};
 use crate::roots::{Roots, number};
 
-/// What `name` means: a disk by the rules of [`select`], or a volume by its path.
+/// What `name` means: a disk by the rules of `select`, or a volume by its path.
 ///
 /// # Errors
 /// Those of `select`; `Unsuitable` for a block device that is neither: a partition, a boot medium, a drive without a medium.
