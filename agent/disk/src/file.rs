@@ -1,6 +1,6 @@
 //! A raw image file as a disk end.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -21,21 +21,31 @@ pub struct ImageFile {
 
 impl ImageFile {
     /// Opens an image that is only read.
-    pub fn open_source(path: &Path) -> Result<Self> {
+    pub fn open_reader(path: &Path) -> Result<Self> {
         Self::open(path, OpenOptions::new().read(true))
+    }
+
+    /// Opens an image as a source, under a lock that keeps every Gantry from writing to it.
+    pub fn open_source(path: &Path) -> Result<Self> {
+        let image = Self::open_reader(path)?;
+        match image.file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                Err(image.busy("locking: another Gantry is writing to this file"))
+            }
+            // A filesystem without locks keeps nobody out.
+            Err(TryLockError::Error(_)) | Ok(()) => Ok(image),
+        }
     }
 
     /// Opens an existing image for writing, under a lock that keeps a second Gantry out.
     pub fn open_target(path: &Path) -> Result<Self> {
         let image = Self::open(path, OpenOptions::new().read(true).write(true))?;
-        image.file.try_lock().map_err(|_| {
-            DiskError::new(
-                ErrorKind::InUse,
-                &image.identity.path,
-                "locking: another Gantry is writing to this file",
-            )
-        })?;
+        image.file.try_lock().map_err(|_| image.busy("locking: another Gantry is using this file"))?;
         Ok(image)
+    }
+
+    fn busy(&self, why: &str) -> DiskError {
+        DiskError::new(ErrorKind::InUse, &self.identity.path, why)
     }
 
     /// Makes a sparse image of `size` bytes; an existing file is refused.

@@ -73,10 +73,29 @@ impl fmt::Display for Use {
 
 /// Everything that uses `disk` now; empty when it is free. Needs no privilege.
 pub fn in_use(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
+    let mut uses = Vec::new();
+    uses_of(roots, &mounts::Mounts::read(roots)?, &disk.name, &mut uses);
+    Ok(uses)
+}
+
+/// What uses an image file: loop devices on it, and what uses those. One that only reads does another reader no harm.
+pub fn file_in_use(roots: &Roots, file: &Path, only_read: bool) -> Result<Vec<Use>> {
     let mounts = mounts::Mounts::read(roots)?;
     let mut uses = Vec::new();
-    let mut seen = vec![disk.name.clone()];
-    let mut queue = VecDeque::from([disk.name.clone()]);
+    for by in mounts.loops_on(file) {
+        if only_read && attribute(&roots.block(&by).join("ro")).as_deref() == Some("1") {
+            continue;
+        }
+        uses.push(Use::Loop { device: file.display().to_string(), by: by.clone() });
+        uses_of(roots, &mounts, &by, &mut uses);
+    }
+    Ok(uses)
+}
+
+/// What uses the device with this name in `/sys/block`, its partitions, and what is built on them.
+fn uses_of(roots: &Roots, mounts: &mounts::Mounts, name: &str, uses: &mut Vec<Use>) {
+    let mut seen = vec![name.to_owned()];
+    let mut queue = VecDeque::from([name.to_owned()]);
     while let Some(name) = queue.pop_front() {
         let mut layers = vec![(name.clone(), number_of(roots, &name), roots.block(&name))];
         layers.extend(
@@ -84,7 +103,7 @@ pub fn in_use(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
         );
         for (layer, number, folder) in layers {
             let device = roots.node(&layer).display().to_string();
-            mounts.uses_of(&layer, number, &device, &mut uses);
+            mounts.uses_of(&layer, number, &device, uses);
             for holder in names_in(&folder.join("holders")) {
                 uses.push(Use::Held { device: device.clone(), by: holder_words(roots, &holder) });
                 // A chain of holders cannot be a loop, but a made-up or racing sysfs may look like one.
@@ -95,7 +114,6 @@ pub fn in_use(roots: &Roots, disk: &Disk) -> Result<Vec<Use>> {
             }
         }
     }
-    Ok(uses)
 }
 
 fn number_of(roots: &Roots, name: &str) -> Option<DeviceNumber> {
@@ -165,7 +183,7 @@ fn quoted(path: &str) -> String {
 }
 
 /// An `InUse` error that names every use, and what to do about it: the topmost use is the first to be ended.
-pub fn refusal(disk: &Disk, uses: &[Use]) -> DiskError {
+pub fn refusal(name: &str, uses: &[Use]) -> DiskError {
     let list = uses.iter().map(Use::to_string).collect::<Vec<_>>().join("; ");
     let remedy = if uses.iter().any(Use::is_vital) {
         "this system runs from it: boot this machine from the Gantry medium".to_owned()
@@ -173,7 +191,7 @@ pub fn refusal(disk: &Disk, uses: &[Use]) -> DiskError {
         let steps = uses.iter().rev().map(Use::remedy).collect::<Vec<_>>().join(", then ");
         format!("free it ({steps}), or boot this machine from the Gantry medium")
     };
-    DiskError::new(ErrorKind::InUse, &disk.identity.path, format!("the disk is in use: {list}; {remedy}"))
+    DiskError::new(ErrorKind::InUse, name, format!("the disk is in use: {list}; {remedy}"))
 }
 
 #[cfg(test)]
@@ -256,7 +274,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_do_and_in_which_order() {
         let disk = scan(&with_partitions().roots).unwrap().disks.remove(0);
-        let words = |uses: &[Use]| refusal(&disk, uses).operation;
+        let words = |uses: &[Use]| refusal(&disk.identity.path, uses).operation;
         let device = || "/dev/sda2".to_owned();
         let held = Use::Held { device: device(), by: "device-mapper volume vg-srv (dm-0)".to_owned() };
         let mounted = |at: &str| Use::Mounted { device: "/dev/mapper/vg-srv".to_owned(), at: at.to_owned() };

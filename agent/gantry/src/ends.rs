@@ -12,8 +12,10 @@ use gantry_disk::peek::Peek;
 use gantry_disk::pending::Trace;
 use gantry_disk::roots::Roots;
 use gantry_disk::survey::{Look, survey, survey_end};
-use gantry_disk::usage::{Use, free_or_why, in_use, refusal};
-use gantry_disk::{BlockDevice, ErrorKind, FormattedImage, Identity, ImageFile, NbdDisk, ReadAt, WriteAt};
+use gantry_disk::usage::{Use, file_in_use, free_or_why, in_use, refusal};
+use gantry_disk::{
+    BlockDevice, DiskError, ErrorKind, FormattedImage, Identity, ImageFile, NbdDisk, ReadAt, WriteAt,
+};
 use gantry_replicate::receiver::TargetDisk;
 use gantry_wire::code::{job, job_tag};
 use gantry_wire::{Code, DiskInfo};
@@ -46,12 +48,15 @@ pub fn sources(names: &[String]) -> Result<Vec<Source>> {
     let mut ends = Vec::new();
     for chosen in choose(&roots, &inventory, names)? {
         ends.push(match chosen {
-            Chosen::File(path) => Source { end: Arc::new(ImageFile::open_source(&path)?), disk: None },
+            Chosen::File(path) => {
+                must_be_free(&roots, &path, true)?;
+                Source { end: Arc::new(ImageFile::open_source(&path)?), disk: None }
+            }
             Chosen::Elsewhere(name) => Source { end: elsewhere(&name)?, disk: None },
             Chosen::Disk(disk) => {
                 let uses = free_or_why(&roots, &disk)?;
                 if !uses.is_empty() {
-                    return Err(refusal(&disk, &uses).into());
+                    return Err(refusal(&disk.identity.path, &uses).into());
                 }
                 let path = PathBuf::from(&disk.identity.path);
                 let open = match inventory.disks.contains(&disk) {
@@ -65,7 +70,28 @@ pub fn sources(names: &[String]) -> Result<Vec<Source>> {
     if ends.is_empty() {
         bail!("this machine has no disk to send (boot media and virtual devices do not count)");
     }
+    ends.iter().try_for_each(|source| must_be_whole(&*source.end))?;
     Ok(ends)
+}
+
+/// No loop device may write to an image that is read, and none may be on one that is written.
+fn must_be_free(roots: &Roots, image: &Path, only_read: bool) -> Result<()> {
+    let uses = file_in_use(roots, image, only_read)?;
+    match uses.is_empty() {
+        true => Ok(()),
+        false => Err(refusal(&image.display().to_string(), &uses).into()),
+    }
+}
+
+/// Half a copy is no source.
+fn must_be_whole(end: &dyn ReadAt) -> Result<()> {
+    match Trace::read(&head_of(end)?) {
+        None => Ok(()),
+        Some(_) => {
+            let why = "it holds an unfinished replica, and no system: let its crossing come to its end first";
+            Err(DiskError::new(ErrorKind::Unsuitable, &end.identity().path, why).into())
+        }
+    }
 }
 
 /// The disks of this machine, or those named, for receiving. Those that must not be written are not opened, and say why.
@@ -138,7 +164,7 @@ fn elsewhere(name: &EndName) -> Result<Arc<dyn ReadAt>> {
     Ok(match name {
         EndName::Server(address) => Arc::new(NbdDisk::open_source(address)?),
         EndName::Image(image) => Arc::new(FormattedImage::open_source(image)?),
-        EndName::Plain(path) | EndName::Raw(path) => Arc::new(ImageFile::open_source(path)?),
+        EndName::Plain(path) | EndName::Raw(path) => Arc::new(ImageFile::open_reader(path)?),
     })
 }
 
@@ -208,6 +234,7 @@ fn is_among(names: &[String], name: &EndName) -> bool {
 }
 
 fn take_file(path: &Path, rule: &EraseRule) -> Result<Taken> {
+    must_be_free(&Roots::default(), path, false)?;
     let end = Arc::new(ImageFile::open_target(path)?);
     let name = EndName::Raw(path.to_owned());
     Ok(Taken::new(end, |names| is_among(names, &name), rule, None))
@@ -248,12 +275,12 @@ fn take_disk(roots: &Roots, disk: &Disk, rule: &EraseRule) -> Result<Taken> {
     let mut uses = in_use(roots, disk)?;
     let end = match taken {
         Ok(end) if uses.is_empty() => end,
-        Ok(_) => return refuse(refusal(disk, &uses).operation),
+        Ok(_) => return refuse(refusal(&disk.identity.path, &uses).operation),
         Err(error) if error.kind == ErrorKind::InUse => {
             if uses.is_empty() {
                 uses.push(Use::Claimed { device: disk.identity.path.clone() });
             }
-            return refuse(refusal(disk, &uses).operation);
+            return refuse(refusal(&disk.identity.path, &uses).operation);
         }
         Err(error) => return Err(error.into()),
     };

@@ -130,7 +130,7 @@ fn a_target_that_is_refused_is_let_go_and_unchanged() {
     holder.lock().unwrap();
     let held = gantry(&["copy"], &[&source, &target]);
     assert_eq!(held.status.code(), Some(3), "{}", text(&held));
-    assert!(text(&held).contains("another Gantry is writing"), "{}", text(&held));
+    assert!(text(&held).contains("another Gantry is using"), "{}", text(&held));
     assert!(!text(&held).contains("salaries"), "looked at before it was taken: {}", text(&held));
     drop(holder);
     for _ in 0..2 {
@@ -194,5 +194,5 @@ fn a_target_in_use_by_another_gantry_is_refused() {
     first.wait_for("listening on");
     let second = gantry(&["receive", "--listen", "127.0.0.1:0"], &[&target]);
     assert_eq!(second.status.code(), Some(3), "{}", text(&second));
-    assert!(text(&second).contains("another Gantry is writing"), "{}", text(&second));
+    assert!(text(&second).contains("another Gantry is using"), "{}", text(&second));
 }

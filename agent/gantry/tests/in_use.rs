@@ -67,6 +67,11 @@ fn state(image: &Path, device: &str) -> (Vec<u8>, String, String) {
 /// Every command that is given the disk refuses it, with these words, and neither it nor what it was to be copied to or from
 /// has changed.
 fn all_refuse(scratch: &Scratch, image: &Path, device: &str, words: &[&str]) {
+    all_refuse_it_as(device, scratch, image, device, words);
+}
+
+/// The same by another name: that of the image behind the device.
+fn all_refuse_it_as(name: &str, scratch: &Scratch, image: &Path, device: &str, words: &[&str]) {
     let (other, code) = (scratch.path("other"), scratch.path("code").display().to_string());
     fs::write(&other, vec![7; 24 * MIB]).unwrap();
     fs::write(&code, gantry_wire::Code::from_random([3; 10]).reveal()).unwrap();
@@ -74,11 +79,11 @@ fn all_refuse(scratch: &Scratch, image: &Path, device: &str, words: &[&str]) {
     let made = scratch.path("made");
     let before = state(image, device);
     for arguments in [
-        &["send", "--code-file", &code, "127.0.0.1:9", device][..],
-        &["receive", "--listen", "127.0.0.1:0", "--erase", device, device],
-        &["copy", device, made.to_str().unwrap()],
-        &["copy", "--erase", device, &other, device],
-        &["export", "--listen", "127.0.0.1:0", device],
+        &["send", "--code-file", &code, "127.0.0.1:9", name][..],
+        &["receive", "--listen", "127.0.0.1:0", "--erase", name, name],
+        &["copy", name, made.to_str().unwrap()],
+        &["copy", "--erase", name, &other, name],
+        &["export", "--listen", "127.0.0.1:0", name],
     ] {
         let refused = gantry(arguments, &[]);
         let said = text(&refused);
@@ -124,6 +129,14 @@ fn a_mounted_disk_is_refused_by_all_until_it_is_unmounted() {
     let (at, remedy) = (format!("is mounted on {place}"), format!("umount {place}"));
     let medium = "boot this machine from the Gantry medium";
     all_refuse(&scratch, &image, &node(&device), &["the disk is in use", &at, &remedy, medium]);
+    let (name, attached) = (image.display().to_string(), format!("is attached to {}", &node(&device)[5..]));
+    all_refuse_it_as(
+        &name,
+        &scratch,
+        &image,
+        &node(&device),
+        &["the disk is in use", &attached, &at, &remedy],
+    );
     drop(mount);
     is_an_end(&scratch, &node(&device), 41);
 }
@@ -247,4 +260,38 @@ fn a_logical_volume_is_an_end_until_it_is_mounted() {
     drop(mount);
     // By its other name.
     is_an_end(&scratch, &format!("/dev/mapper/{}-used", volumes.group), 45);
+}
+
+/// What one Gantry writes, no other one reads; and what is half written is no source, whoever asks.
+#[test]
+fn what_is_being_received_is_no_source_and_neither_is_what_is_left_of_it() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(24 * MIB, 5), scratch.old_disk(24 * MIB));
+    let [code, made] = ["code", "made"].map(|name| scratch.path(name).display().to_string());
+    let name = target.display().to_string();
+    let no_source = |words: &str| {
+        for arguments in [
+            &["send", "--code-file", &code, "127.0.0.1:9", &name][..],
+            &["copy", &name, &made],
+            &["export", "--listen", "127.0.0.1:0", &name],
+        ] {
+            let refused = gantry(arguments, &[]);
+            let said = text(&refused);
+            assert!(refused.status.code() == Some(3) && said.contains(words), "{arguments:?}: {said}");
+        }
+        assert!(!Path::new(&made).exists());
+    };
+    let arguments = ["receive", "--listen", "127.0.0.1:0", "--code-file", &code, "--erase", &name, &name];
+    let mut receiver = Running::start(&arguments, &[]);
+    let line = receiver.wait_for("listening on");
+    no_source("another Gantry is writing");
+    let address = format!("127.0.0.1:{}", line.rsplit(':').next().unwrap());
+    let mut sender = Running::start(&["send", "--limit", "4M", "--code-file", &code, &address], &[&source]);
+    receiver.wait_for("epoch 1 begins");
+    sender.kill();
+    receiver.kill();
+    no_source("unfinished replica");
+    let looked_at = gantry(&["inspect", &name], &[]);
+    assert_eq!(looked_at.status.code(), Some(11), "{}", text(&looked_at));
+    assert!(text(&looked_at).contains("unfinished-replica"), "{}", text(&looked_at));
 }

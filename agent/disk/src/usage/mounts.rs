@@ -1,6 +1,7 @@
 //! Mounts, swap and loop devices, read once and asked for many devices.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Use;
@@ -77,6 +78,17 @@ impl Mounts {
         for (by, _) in self.loops.iter().filter(|(_, file)| is_node(file, node, number)) {
             uses.push(Use::Loop { device: device.clone(), by: by.clone() });
         }
+    }
+}
+
+impl Mounts {
+    /// The loop devices on a file, by whatever path they were given it.
+    pub(super) fn loops_on(&self, file: &Path) -> Vec<String> {
+        let same = |other: &str| match (fs::metadata(file), fs::metadata(other)) {
+            (Ok(one), Ok(two)) => (one.dev(), one.ino()) == (two.dev(), two.ino()),
+            _ => false,
+        };
+        self.loops.iter().filter(|(_, backing)| same(backing)).map(|(by, _)| by.clone()).collect()
     }
 }
 

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use gantry_disk::blkid::{Area, probe_area, signatures};
 use gantry_disk::inventory::Disk;
+use gantry_disk::label::HEAD;
 use gantry_disk::peek::Peek;
+use gantry_disk::pending::Trace;
+use gantry_disk::roots::Roots;
 use gantry_disk::table::{self, type_name};
 use gantry_disk::{DiskError, ErrorKind, Geometry, ReadAt, SectorSize, usage};
 
@@ -44,6 +47,7 @@ pub fn of_path(path: &Path) -> anyhow::Result<DiskFacts> {
         size: peek.size(),
         sector: peek.sector_size().bytes(),
         physical_sector: peek.sector_size().bytes(),
+        uses: usage::file_in_use(&Roots::default(), path, true).unwrap_or_default(),
         ..DiskFacts::default()
     };
     if let Err(error) = read_content(&peek, &mut facts) {
@@ -67,6 +71,9 @@ fn read_content(peek: &Peek, facts: &mut DiskFacts) -> gantry_disk::Result<()> {
     let mut first = [0; 512];
     peek.read_at(0, &mut first)?;
     facts.boot_code = first[510..] == [0x55, 0xaa] && first[..3] != [0; 3];
+    let mut head = vec![0; HEAD.min(peek.size() as usize)];
+    peek.read_at(0, &mut head)?;
+    facts.unfinished = Trace::read(&head).is_some();
     match table::read(peek) {
         Ok(Some(table)) => {
             for part in table.partitions.iter().filter(|part| !part.container) {

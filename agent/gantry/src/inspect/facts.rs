@@ -89,6 +89,8 @@ pub struct DiskFacts {
     pub signatures: Vec<Signature>,
     /// Its first sector holds boot code (BIOS).
     pub boot_code: bool,
+    /// It holds half a copy that Gantry has begun.
+    pub unfinished: bool,
     pub uses: Vec<Use>,
 }
 

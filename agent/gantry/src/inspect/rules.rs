@@ -61,6 +61,7 @@ pub const CODES: &[(&str, Severity)] = &[
     ("not-seen", Severity::Warning),
     ("unreadable", Severity::Blocked),
     ("in-use", Severity::Ready),
+    ("unfinished-replica", Severity::Blocked),
     ("hibernated", Severity::Blocked),
     ("not-repaired-yet", Severity::Warning),
     ("firmware-raid", Severity::Blocked),
@@ -93,8 +94,17 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 
 type DiskRule = fn(&DiskFacts) -> Vec<Finding>;
 
-const DISK_RULES: &[DiskRule] =
-    &[not_read, in_use, hibernated, not_repaired_yet, firmware_raid, end_metadata, sector_4kn, table_faults];
+const DISK_RULES: &[DiskRule] = &[
+    not_read,
+    in_use,
+    unfinished,
+    hibernated,
+    not_repaired_yet,
+    firmware_raid,
+    end_metadata,
+    sector_4kn,
+    table_faults,
+];
 
 fn finding(code: &'static str, subject: impl Into<String>, text: impl Into<String>, remedy: &str) -> Finding {
     let known = CODES.iter().find(|(name, _)| *name == code);
@@ -178,6 +188,14 @@ fn in_use(disk: &DiskFacts) -> Vec<Finding> {
         format!("in use by the running system: {}{more}", first.join("; ")),
         remedy,
     )]
+}
+
+fn unfinished(disk: &DiskFacts) -> Vec<Finding> {
+    if !disk.unfinished {
+        return Vec::new();
+    }
+    let text = "it holds half a copy that Gantry has begun, and no system";
+    vec![finding("unfinished-replica", &disk.path, text, "let its crossing come to its end first")]
 }
 
 fn hibernated(disk: &DiskFacts) -> Vec<Finding> {
