@@ -19,6 +19,7 @@ use crate::finisher::Finish;
 use crate::names::EndName;
 use crate::priority::Priority;
 use crate::report::Keep;
+use crate::witness::Witness;
 use crate::{events, machine};
 
 /// Copy a disk or image onto another, read it back, compare, and only then make it bootable.
@@ -81,7 +82,8 @@ fn work(args: &Args) -> Result<()> {
     {
         return Err(machine::Refused(why).into());
     }
-    let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0).end;
+    let source = ends::sources(std::slice::from_ref(&args.source))?.remove(0);
+    let (witness, source) = (Witness::of([&source])?, source.end);
     let (target, base) = if let Some(new) = ends::create(&to, source.size())? {
         (new, false)
     } else {
@@ -94,7 +96,7 @@ fn work(args: &Args) -> Result<()> {
             None => bail!(machine::Refused(format!("{}: {}", target.info.path, target.info.refusal))),
         }
     };
-    let finisher = Finish { appliance: false, void_hibernation: false, job: String::new() };
+    let finisher = Finish { witness: Some(witness), ..Finish::default() };
     let throttle = Throttle::new(Schedule::default(), args.read_limit.clone());
     let (_control, events) = Control::open(Role::Copy, Some(throttle.clone()), &events::sink(args.json));
     if let Some(text) = note {

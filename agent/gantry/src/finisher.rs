@@ -20,6 +20,8 @@ use gantry_replicate::{Event, Events, Report};
 use gantry_wire::Stage;
 use gantry_wire::limits::DISKS;
 
+use crate::witness::Witness;
+
 /// Set for `gantry repair` when it is the child of a receiver.
 pub const CHILD: &str = "GANTRY_REPAIR_CHILD";
 
@@ -50,7 +52,10 @@ const RUN: &str = "/run/gantry";
 const REPAIR_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// The finisher of `receive` and `copy`.
+#[derive(Default)]
 pub struct Finish {
+    /// Where the source is of this host, too.
+    pub witness: Option<Witness>,
     /// Repair and mark: only in the appliance on the target itself.
     pub appliance: bool,
     /// Whether repair may void a hibernation image.
@@ -66,6 +71,9 @@ impl Finisher for Finish {
         report: &mut Report,
         tell: &dyn Fn(Stage, &str),
     ) -> Result<()> {
+        if let Some(witness) = &self.witness {
+            witness.unchanged()?;
+        }
         for disk in disks.iter_mut() {
             grow(disk, report)?;
         }

@@ -21,6 +21,7 @@ mod resume;
 mod send;
 mod status;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 

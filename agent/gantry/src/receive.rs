@@ -99,6 +99,7 @@ fn work(args: Args) -> Result<()> {
     show_code(args.json, &code, args.code_valid);
     let (boot_disk, mark) = committed.unzip();
     let finisher = Finish {
+        witness: None,
         appliance: args.appliance,
         void_hibernation: args.void_hibernation,
         job: gantry_wire::code::job_tag(&code),

@@ -6,20 +6,17 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use gantry_disk::BadSectors;
-use gantry_disk::roots::Roots;
 use gantry_disk::size::human;
-use gantry_disk::usage::{WriteCounter, write_counter};
 use gantry_replicate::Event;
 use gantry_replicate::sender::{SendOptions, Sent, send};
-use gantry_replicate::stop::Stop;
 use gantry_replicate::throttle::{Schedule, Throttle, clock};
 use serde_json::json;
 
 use crate::control::{Control, Role};
-use crate::ends::{self, Source};
 use crate::priority::Priority;
 use crate::report::{self, Keep};
-use crate::{events, machine, pairing};
+use crate::witness::Witness;
+use crate::{ends, events, machine, pairing};
 
 /// Send this machine's disks to a receiver.
 ///
@@ -87,14 +84,7 @@ fn work(args: Args) -> Result<()> {
     let code = pairing::read(args.code_file.as_deref())?;
     let sources = ends::sources(&args.disks)?;
     let disks = sources.iter().map(|source| Arc::clone(&source.end)).collect();
-    let before = counters(&sources)?;
-    let unchanged = move || match counters(&sources)? == before {
-        true => Ok(()),
-        false => {
-            let text = "a source disk was written to while it was being copied: the replica would be torn; copy again";
-            Err(Stop(text.to_owned()).into())
-        }
-    };
+    let witness = Witness::of(&sources)?;
     let throttle = Throttle::new(args.limit, args.read_limit);
     let (_control, events) = Control::open(Role::Send, Some(throttle.clone()), &events::sink(args.json));
     if let Some(text) = note {
@@ -109,7 +99,7 @@ fn work(args: Args) -> Result<()> {
         map: args.map,
         streams: args.streams,
         throttle,
-        unchanged: Box::new(unchanged),
+        unchanged: Box::new(move || witness.unchanged()),
         machine: machine::name(),
         software: machine::software(),
     };
@@ -132,11 +122,4 @@ fn work(args: Args) -> Result<()> {
     ));
     events::say(&format!("{}; a reset of this machine would start the old system", report::state(report)));
     args.keep.keep(&kept)
-}
-
-/// Write counters of those that are disks (law 1).
-fn counters(sources: &[Source]) -> Result<Vec<WriteCounter>> {
-    let roots = Roots::default();
-    let disks = sources.iter().filter_map(|source| source.disk.as_ref());
-    disks.map(|disk| Ok(write_counter(&roots, disk)?)).collect()
 }

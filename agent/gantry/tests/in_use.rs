@@ -295,3 +295,28 @@ fn what_is_being_received_is_no_source_and_neither_is_what_is_left_of_it() {
     assert_eq!(looked_at.status.code(), Some(11), "{}", text(&looked_at));
     assert!(text(&looked_at).contains("unfinished-replica"), "{}", text(&looked_at));
 }
+
+/// A source is read-only while it is read. Whoever makes it writable again and writes is seen, and no replica is made of it.
+#[test]
+fn a_source_that_is_written_to_ends_the_copy() {
+    use std::io::{Seek, SeekFrom, Write};
+    for writes in [false, true] {
+        let scratch = Scratch::new();
+        let source = scratch.source(24 * MIB, 44);
+        let device = attach(&source);
+        let mut held = fs::OpenOptions::new().write(true).open(device.node()).unwrap();
+        let made = scratch.path("made").display().to_string();
+        let arguments = ["copy", "--json", "--whole", "--read-limit", "8M", &node(&device), &made];
+        let mut copy = Running::start(&arguments, &[]);
+        copy.wait_for("progress");
+        if writes {
+            good("blockdev", &["--setrw", &node(&device)]);
+            held.seek(SeekFrom::Start(20 * MIB as u64)).unwrap();
+            held.write_all(&[1; 4096]).unwrap();
+            held.sync_all().unwrap();
+        }
+        let said = copy.wait_for(if writes { "failed" } else { "done" });
+        assert!(!writes || said.contains("written to while it was being copied"), "{said}");
+        assert_eq!(copy.child.wait().unwrap().code(), Some(if writes { 3 } else { 0 }));
+    }
+}
