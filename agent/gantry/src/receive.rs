@@ -97,6 +97,9 @@ fn work(args: Args) -> Result<()> {
         return Err(machine::Refused("no disk may take a replica: see above".to_owned()).into());
     }
     show_code(args.json, &code, args.code_valid);
+    if code_file.is_none() && !args.json {
+        events::say("keep the code with --code-file FILE to be able to start this again");
+    }
     let (boot_disk, mark) = committed.unzip();
     let finisher = Finish {
         witness: None,

@@ -30,6 +30,10 @@ const STALL: Duration = Duration::from_secs(600);
 /// How often an idle end says that it is alive.
 pub const PING: Duration = Duration::from_secs(5);
 
+/// What to do about a wrong code.
+const NEW_CODE: &str = "a receiver that was started again without --code-file has a new code: start send again with the \
+                        code that it shows";
+
 /// Seconds after which a silent connection is probed.
 const PROBE: u32 = 30;
 
@@ -134,7 +138,8 @@ impl Link {
     pub async fn pair_as_dialler(&mut self, code: &Code) -> Result<()> {
         let mac = proof(code, &self.exporter, Role::Sender);
         self.send(&Message::PairProof { role: Role::Sender, mac }).await?;
-        match self.receive().await.context("waiting for the other end's proof")? {
+        let answer = self.receive().await.map_err(with_remedy);
+        match answer.context("waiting for the other end's proof")? {
             Message::PairProof { role: Role::Receiver, mac } => {
                 let expected = proof(code, &self.exporter, Role::Receiver);
                 if !proof_matches(&expected, &mac) {
@@ -186,6 +191,17 @@ impl Link {
     /// The two directions, for two tasks.
     pub fn split(self) -> (LinkReader, LinkWriter) {
         (self.reader, self.writer)
+    }
+}
+
+/// A wrong code is most often no slip of the hand: the receiver has made a new one since.
+fn with_remedy(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<PeerFault>() {
+        Ok(PeerFault { fault: Fault::WrongCode, text }) => {
+            PeerFault { fault: Fault::WrongCode, text: format!("{text}; {NEW_CODE}") }.into()
+        }
+        Ok(other) => other.into(),
+        Err(error) => error,
     }
 }
 

@@ -71,7 +71,13 @@ async fn a_wrong_code_is_refused_and_too_many_void_it() {
         let wrong = Code::from_random([left; 10]);
         let (sender, _) = start_sender(source(&images.source), receiver.address, wrong);
         let error = format!("{:#}", sender.await.unwrap().unwrap_err());
-        assert!(error.contains(&format!("wrong pairing code ({left} tries left)")), "{error}");
+        let (words, remedy) = match left {
+            0 => ("(no try left)", "start receive again"),
+            1 => ("(1 try left)", "start send again with the code that it shows"),
+            _ => (&*format!("({left} tries left)"), "start send again with the code that it shows"),
+        };
+        assert!(error.contains(&format!("wrong pairing code {words}")), "{error}");
+        assert!(error.contains(remedy), "{error}");
     }
     let error = format!("{:#}", receiver.task.await.unwrap().unwrap_err());
     assert!(error.contains("this code is void"), "{error}");

@@ -118,8 +118,11 @@ impl Door {
         }
         if !right {
             state.wrong += 1;
-            let left = TRIES.saturating_sub(state.wrong);
-            return Err((Fault::WrongCode, format!("wrong pairing code ({left} tries left)")));
+            return Err(match TRIES.saturating_sub(state.wrong) {
+                0 => (Fault::CodeVoid, "wrong pairing code (no try left): start receive again".to_owned()),
+                1 => (Fault::WrongCode, "wrong pairing code (1 try left)".to_owned()),
+                left => (Fault::WrongCode, format!("wrong pairing code ({left} tries left)")),
+            });
         }
         state.paired = true;
         Ok(())
