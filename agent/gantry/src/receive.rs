@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use gantry_repair::handover;
-use gantry_replicate::receiver::{ReceiveOptions, receive};
+use gantry_replicate::receiver::{CodeVoid, ReceiveOptions, receive};
 use gantry_replicate::report::{NamedMachine, State, VERSION, clock};
 use gantry_replicate::{Event, Events, Kept, Report};
 use gantry_wire::{Code, DiskInfo};
@@ -79,6 +79,7 @@ fn work(args: Args) -> Result<()> {
     let appliance_code = PathBuf::from("/run/gantry/code");
     let code_file = args.code_file.or(args.appliance.then_some(appliance_code));
     let code = pairing::keep(code_file.as_deref())?;
+    let remedy = remedy(args.appliance, args.blank_only);
     let rule = EraseRule { erase: args.erase, base: args.base, blank_only: args.blank_only };
     // Repair works through device-mapper.
     let own = |name: &String| matches!(EndName::parse(name), Ok(EndName::Plain(_)));
@@ -119,15 +120,21 @@ fn work(args: Args) -> Result<()> {
     };
     let runtime = machine::runtime()?;
     let (_control, heard) = Control::open(Role::Receive, None, &events);
-    let kept = runtime.block_on(receive(options, Box::new(finisher), heard))?;
+    let kept = runtime.block_on(receive(options, Box::new(finisher), heard));
     drop(runtime);
-    // Finishing voids the code.
-    if let Some(path) = &code_file
+    // Finishing voids the code, as wrong tries and time do.
+    let void = kept.as_ref().err().is_none_or(|error| error.is::<CodeVoid>());
+    if void
+        && let Some(path) = &code_file
         && let Err(error) = std::fs::remove_file(path)
     {
         let text = format!("the used code could not be removed: {}: {error}", path.display());
         events.tell(Event::Stage { text });
     }
+    let kept = kept.map_err(|error| match error.downcast::<CodeVoid>() {
+        Ok(void) => machine::Refused(format!("{void}: {remedy}")).into(),
+        Err(error) => error,
+    })?;
     if args.appliance {
         let boot_disk = kept.report.disks.first().map(|disk| disk.target.path.clone()).or(boot_disk);
         prepare_handover(boot_disk, &events);
@@ -158,6 +165,18 @@ fn show_code(json: bool, code: &Code, valid: u64) {
     match json {
         true => events::object(&json!({ "event": "code", "code": code.reveal(), "valid": valid * 60 })),
         false => events::say(&format!("pairing code: {}", code.reveal())),
+    }
+}
+
+/// What to do about a code that is void. One that stands on the kernel line comes back with the next start: there is
+/// nowhere to keep that it is void but the disks, and those are not ours yet.
+fn remedy(appliance: bool, from_kernel_line: bool) -> &'static str {
+    match (appliance, from_kernel_line) {
+        (false, _) => "start the receiver again: it makes a new code",
+        (true, false) => "reset this machine: it makes a new code",
+        (true, true) => {
+            "reset this machine with another gantry.code= on the kernel line; with the same one the code would count again"
+        }
     }
 }
 

@@ -72,8 +72,9 @@ fn a_wrong_code_is_refused_at_both_ends_and_nothing_changes() {
         let hinted = said.contains("started again without --code-file has a new code: start send again");
         assert_eq!(hinted, left > 0, "{said}");
     }
-    receiver.wait_for("5 wrong pairing codes were tried; this code is void");
+    receiver.wait_for("this code is void: start the receiver again: it makes a new code");
     assert_eq!(receiver.child.wait().unwrap().code(), Some(3));
+    assert!(!scratch.path("code").exists(), "the void code comes back to life");
     assert!(before == (fs::read(&source).unwrap(), fs::read(&target).unwrap()), "an end has changed");
 }
 
@@ -92,8 +93,9 @@ fn an_expired_code_is_refused_at_both_ends_and_nothing_changes() {
         "{}",
         text(&refused)
     );
-    receiver.wait_for("the pairing code has expired");
+    receiver.wait_for("the pairing code has expired: start the receiver again: it makes a new code");
     assert_eq!(receiver.child.wait().unwrap().code(), Some(3));
+    assert!(!scratch.path("code").exists(), "the expired code comes back to life");
     assert!(before == (fs::read(&source).unwrap(), fs::read(&target).unwrap()), "an end has changed");
     // With time, the same code is good.
     let (mut receiver, address) = waiting(&scratch, &target, &[]);

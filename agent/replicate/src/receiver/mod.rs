@@ -76,10 +76,15 @@ enum End {
     Lost(String),
 }
 
+/// The pairing code cannot be used any more. Where it is kept, it must go: a receiver that is started again must not take it up.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CodeVoid(String);
+
 /// Takes one machine. Returns when it is committed and the sender has let go.
 ///
 /// # Errors
-/// A void code, a repair that needs a person, or a sender that does not take the report: [`Stop`]. Lost links are not
+/// [`CodeVoid`]; a repair that needs a person, or a sender that does not take the report: [`Stop`]. Lost links are not
 /// errors: it waits.
 pub async fn receive(
     mut options: ReceiveOptions,
@@ -112,7 +117,7 @@ pub async fn receive(
     loop {
         tokio::select! {
             arrival = arrived.recv() => match arrival.context("the listener is gone")? {
-                Arrival::Void(text) => return Err(Stop(text).into()),
+                Arrival::Void(text) => return Err(CodeVoid(text).into()),
                 Arrival::Control(link) => {
                     // The newest dialler who knows the code wins: a dead link may look alive for long.
                     if let Some(running) = running.take() {
