@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::report;
+use crate::{address, report};
 
 /// Plain progress lines come this far apart.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -105,10 +105,13 @@ fn clock(seconds: u64) -> String {
     }
 }
 
-/// An event in words, one line.
+/// An event in words.
 fn words(event: &Event) -> String {
     match event {
-        Event::Listening { address } => format!("listening on {address}"),
+        Event::Listening { address } => {
+            let dial = address::line(address).map(|line| format!("\n{line}")).unwrap_or_default();
+            format!("listening on {address}{dial}")
+        }
         Event::Paired { peer } => format!("paired with {peer}"),
         Event::Part(part) => report::part(part),
         Event::Mapped { source, target, size } => format!("disk {source} ({}) -> {target}", human(*size)),

@@ -1,5 +1,6 @@
 //! The `gantry` command: one match from subcommand to function.
 
+mod address;
 mod control;
 mod copy;
 mod ends;

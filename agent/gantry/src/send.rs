@@ -16,7 +16,7 @@ use crate::control::{Control, Role};
 use crate::priority::Priority;
 use crate::report::{self, Keep};
 use crate::witness::Witness;
-use crate::{ends, events, machine, pairing};
+use crate::{address, ends, events, machine, pairing};
 
 /// Send this machine's disks to a receiver.
 ///
@@ -24,8 +24,8 @@ use crate::{ends, events, machine, pairing};
 /// Exit codes: 0 the receiver has committed; 3 refused, a person must change something; 1 anything else.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where the receiver listens.
-    #[arg(value_name = "ADDRESS:PORT")]
+    /// Where the receiver listens; without a port 7878.
+    #[arg(value_name = "ADDRESS[:PORT]")]
     address: String,
     /// Disks by path, serial number or WWN, raw images, FORMAT:PATH (qcow2, vmdk, vhdx, vdi, raw), or NBD URIs; all disks but
     /// boot media if none is named.
@@ -80,6 +80,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn work(args: Args) -> Result<()> {
     args.priority.apply()?;
     let note = clock::check(&[&args.limit, &args.read_limit])?;
+    let address = address::typed(&args.address)?;
     args.keep.prepare()?;
     let code = pairing::read(args.code_file.as_deref())?;
     let sources = ends::sources(&args.disks)?;
@@ -91,7 +92,7 @@ fn work(args: Args) -> Result<()> {
         events.tell(Event::Stage { text: text.to_owned() });
     }
     let options = SendOptions {
-        address: args.address,
+        address,
         code,
         disks,
         whole: args.whole,

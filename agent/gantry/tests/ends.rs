@@ -195,6 +195,18 @@ fn a_finished_disk_of_an_unfinished_session_is_taken_up_again() {
 }
 
 #[test]
+fn an_address_that_cannot_be_one_is_not_dialled() {
+    let scratch = Scratch::new();
+    let source = scratch.source(3 * MIB, 7);
+    let code = scratch.path("code");
+    fs::write(&code, gantry_wire::Code::from_random([1; 10]).reveal()).unwrap();
+    let code = code.display().to_string();
+    let refused = gantry(&["send", "--code-file", &code, "10.0.2.300"], &[&source]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+    assert!(text(&refused).contains("'10.0.2.300' cannot be an address"), "{}", text(&refused));
+}
+
+#[test]
 fn a_target_in_use_by_another_gantry_is_refused() {
     let scratch = Scratch::new();
     let target = scratch.path("target");

@@ -110,6 +110,8 @@ async fn a_sender_that_nobody_answers_says_what_that_may_mean() {
     assert!(reasons.iter().all(|reason| reason.contains(&format!("connecting to {address}"))), "{reasons:?}");
     let hints: Vec<bool> = reasons.iter().map(|reason| reason.contains("press ^C here")).collect();
     assert_eq!(hints, [false, false, true], "{reasons:?}");
+    let closed = |reason: &String| reason.contains("does gantry receive run there, and is the port open?");
+    assert_eq!(reasons.iter().map(closed).collect::<Vec<_>>(), [true, true, false], "{reasons:?}");
     drop(nobody);
     let receiver = start_receiver(target(&images.target), address).await;
     sender.await.unwrap().unwrap();

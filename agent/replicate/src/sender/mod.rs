@@ -114,8 +114,12 @@ pub async fn send(options: SendOptions, events: Events) -> Result<Sent> {
                     wait = 1;
                 }
                 unanswered = if error.is::<Unanswered>() { unanswered + 1 } else { 0 };
-                let hint =
-                    if unanswered >= HINT_AFTER && sender.known_commit().is_none() { GONE } else { "" };
+                let hint = match unanswered {
+                    _ if sender.known_commit().is_some() => "",
+                    HINT_AFTER.. => GONE,
+                    1.. if is_refused(&error) => CLOSED,
+                    _ => "",
+                };
                 sender.events.tell(Event::Lost { reason: format!("{error:#}{hint}"), wait });
                 tokio::time::sleep(Duration::from_secs(wait)).await;
                 wait = (wait * 2).min(30);
@@ -146,6 +150,9 @@ const FAREWELL: Duration = Duration::from_secs(600);
 /// Tries in a row that nobody answered before it is said what that may mean.
 const HINT_AFTER: u32 = 3;
 
+/// A machine is there, and nobody listens: most often what was forgotten.
+const CLOSED: &str = "; does gantry receive run there, and is the port open?";
+
 /// A sender that died after its last word and was started again cannot know it: the receiver has gone, and only people can
 /// tell a target that has become the machine from one that has yet to be switched on.
 const GONE: &str = "; is gantry receive running there? If this machine was sent before and the target has said \"committed\", \
@@ -155,6 +162,12 @@ const GONE: &str = "; is gantry receive running there? If this machine was sent 
 fn is_final(error: &anyhow::Error) -> bool {
     let no = error.downcast_ref::<PeerFault>().is_some_and(|peer| !peer.fault.retry_may_help());
     no || error.chain().any(|cause| cause.is::<DiskError>() || cause.is::<Stop>())
+}
+
+/// Whether the other machine is there and said that nobody listens.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(refused))
 }
 
 async fn resolve(address: &str) -> Result<SocketAddr> {
