@@ -70,6 +70,14 @@ impl BlockDevice {
 
     fn open(path: &Path, mut identity: Identity, options: &mut OpenOptions, flags: i32) -> Result<Self> {
         let name = path.display().to_string();
+        if path.is_dir() {
+            // O_DIRECT would call it an invalid argument.
+            return Err(DiskError::new(
+                ErrorKind::Unsuitable,
+                name,
+                "is a directory, not a disk or an image",
+            ));
+        }
         let file = options.custom_flags(flags | libc::O_CLOEXEC).open(path).map_err(|e| {
             let busy = e.raw_os_error() == Some(libc::EBUSY);
             let mut error = DiskError::io(&name, "opening the device", e);

@@ -85,6 +85,9 @@ fn usb_serial(folder: &Path) -> Option<String> {
         .and_then(|usb| attribute(&usb.join("serial")))
 }
 
+/// How World Wide Names begin.
+pub(super) const WWN_KINDS: [&str; 4] = ["naa.", "eui.", "nvme.", "uuid."];
+
 /// The World Wide Name. The kernel's `wwid` may also be a vendor's string ("t10.ATA …"), which is unique only as far as
 /// the serial in it is, so that is not taken.
 fn wwn(folder: &Path) -> String {
@@ -92,7 +95,7 @@ fn wwn(folder: &Path) -> String {
         .iter()
         .filter_map(|path| attribute(path))
         .map(|text| text.to_ascii_lowercase())
-        .find(|text| ["naa.", "eui.", "nvme.", "uuid."].iter().any(|kind| text.starts_with(kind)))
+        .find(|text| WWN_KINDS.iter().any(|kind| text.starts_with(kind)))
         .unwrap_or_default()
 }
 

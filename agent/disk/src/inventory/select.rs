@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::names::WWN_KINDS;
 use super::{DeviceNumber, Disk};
 use crate::error::{DiskError, ErrorKind, Result};
 
@@ -15,14 +16,18 @@ pub fn select<'a>(disks: &'a [Disk], name: &str) -> Result<&'a Disk> {
     let found: Vec<&Disk> = disks.iter().filter(|disk| is_called(disk, name)).collect();
     match found[..] {
         [disk] => Ok(disk),
-        [] if disks.is_empty() => Err(DiskError::new(
-            ErrorKind::Missing,
-            name,
-            "no disk is called that; this machine shows no disk at all (is the controller's driver loaded?)",
-        )),
         [] => {
-            let list = list(disks.iter());
-            Err(DiskError::new(ErrorKind::Missing, name, format!("no disk is called that; there are {list}")))
+            let path = Path::new(name);
+            let what = match path.exists() {
+                true if path.is_dir() => "is a directory, not a disk or an image",
+                false if looks_like_a_path(name) => "no such file, and no disk is called that",
+                _ => "no disk is called that",
+            };
+            let there = match disks {
+                [] => "this machine shows no disk at all (is the controller's driver loaded?)".to_owned(),
+                _ => format!("there are {}", list(disks.iter())),
+            };
+            Err(DiskError::new(ErrorKind::Missing, name, format!("{what}; {there}")))
         }
         _ => {
             let list = list(found.into_iter());
@@ -33,6 +38,12 @@ pub fn select<'a>(disks: &'a [Disk], name: &str) -> Result<&'a Disk> {
             ))
         }
     }
+}
+
+/// Whether a file is meant rather than a serial number or a WWN (naa.5...).
+fn looks_like_a_path(name: &str) -> bool {
+    let wwn = WWN_KINDS.iter().any(|kind| name.to_ascii_lowercase().starts_with(kind));
+    name.contains('/') || (name.contains('.') && !wwn)
 }
 
 /// Whether `name` means `disk`: by the rules of [`select`].

@@ -125,6 +125,20 @@ fn missing_and_ambiguous_names_list_what_exists() {
     for name in ["", "naa.", "/dev", "."] {
         assert_eq!(select(&disks, name).unwrap_err().kind, ErrorKind::Missing, "{name:?}");
     }
+    for (name, expected) in [
+        (
+            "/nowhere/missing.img",
+            "/nowhere/missing.img: no such file, and no disk is called that; there are ",
+        ),
+        ("missing.img", "missing.img: no such file"),
+        ("/tmp", "/tmp: is a directory, not a disk or an image; there are "),
+        ("naa.5000", "naa.5000: no disk is called that; there are "),
+        ("OTHER", "OTHER: no disk is called that; there are "),
+        ("Cargo.toml", "Cargo.toml: no disk is called that; there are "),
+    ] {
+        let error = select(&disks, name).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
     assert!(select(&[], "x").unwrap_err().to_string().contains("no disk at all"));
 }
 
