@@ -8,6 +8,8 @@ use gantry_image::baked::Baked;
 use gantry_image::{iso, pxe};
 use gantry_initramfs::compose::{Boot, Packages, cache_directory, compose};
 
+use crate::report;
+
 /// Build boot media: ISO (also for USB sticks), PXE tree.
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -75,6 +77,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
     let packages = Packages::new(&cache_directory()?)?;
     let output = match &command {
         Command::Iso { output, content } => {
+            report::try_place(output)?;
             let baked = Baked::new(&content.args)?;
             iso::build(&packages, &content.program.compose(&packages)?, &baked, output)?;
             output

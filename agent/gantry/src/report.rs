@@ -32,11 +32,14 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// Tries the key before anything else is done.
+    /// Tries the place and the key before anything else is done.
     ///
     /// # Errors
-    /// No ssh-keygen here, or the key cannot sign.
+    /// The report could not be written there, no ssh-keygen here, or the key cannot sign.
     pub fn prepare(&self) -> Result<()> {
+        if let Some(file) = &self.report {
+            try_place(file)?;
+        }
         match &self.sign_with {
             Some(key) => try_key(key),
             None => Ok(()),
@@ -81,6 +84,27 @@ fn replace(file: &Path, content: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written.with_context(what)
+}
+
+/// Tries whether [`replace`] could write a file there.
+///
+/// # Errors
+/// [`Refused`]: a directory of that name, no directory that it could be in, or no right to write there.
+pub fn try_place(file: &Path) -> Result<()> {
+    let refused = |why: String| Err(Refused(format!("{}: {why}", file.display())).into());
+    match fs::metadata(file) {
+        Ok(found) if found.is_dir() => return refused("is a directory: name the file in it".to_owned()),
+        Ok(found) if !found.is_file() => return Ok(()),
+        _ => {}
+    }
+    let trial = beside(file, &format!(".{}.new", std::process::id()));
+    match fs::File::create(&trial).and_then(|_| fs::remove_file(&trial)) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refused("there is no such directory: make it first, or name another place".to_owned())
+        }
+        Err(error) => refused(format!("it could not be written: {error}")),
+    }
 }
 
 /// The file's name with something behind it.
