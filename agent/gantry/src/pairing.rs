@@ -8,17 +8,25 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use gantry_wire::Code;
 
+use crate::machine::Refused;
+
 /// The sender's code: from `file` (`-`: standard input), or asked for.
+///
+/// # Errors
+/// [`Refused`]: only a person can give another one.
 pub fn read(file: Option<&Path>) -> Result<Code> {
     let text = match file {
-        Some(path) if path != Path::new("-") => std::fs::read_to_string(path)
-            .with_context(|| format!("reading the code from {}", path.display()))?,
+        Some(path) if path != Path::new("-") => {
+            let text = std::fs::read_to_string(path);
+            text.map_err(|error| Refused(format!("reading the code from {}: {error}", path.display())))?
+        }
         from_stdin => {
             if from_stdin.is_none() {
                 if !std::io::stdin().is_terminal() {
-                    bail!(
+                    bail!(Refused(
                         "no terminal to ask for the pairing code: use --code-file FILE, or --code-file - for stdin"
-                    );
+                            .to_owned()
+                    ));
                 }
                 // Not on stdout: with --json that is for events alone.
                 eprint!("pairing code: ");
@@ -26,14 +34,20 @@ pub fn read(file: Option<&Path>) -> Result<Code> {
             std::io::read_to_string(Line(std::io::stdin())).context("reading the code")?
         }
     };
-    Ok(Code::parse(&text)?)
+    Ok(Code::parse(&text).map_err(|error| Refused(error.to_string()))?)
 }
 
-/// The receiver's code: from `file` if it has one, else a new one, which is kept there for a restart. True if it is new.
+/// The receiver's code: from `file` if it has one, else a new one, which is kept there for a restart.
+///
+/// # Errors
+/// [`Refused`] if what is in the file is no code.
 pub fn keep(file: Option<&Path>) -> Result<Code> {
     if let Some(path) = file {
         match std::fs::read_to_string(path) {
-            Ok(text) => return Ok(Code::parse(&text)?),
+            Ok(text) => {
+                let wrong = |error| Refused(format!("{}: {error}; remove it for a new code", path.display()));
+                return Ok(Code::parse(&text).map_err(wrong)?);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("reading the code from {}", path.display()));

@@ -1,11 +1,12 @@
 //! `gantry receive`: takes a machine onto this machine's disks.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use gantry_repair::handover;
 use gantry_replicate::receiver::{CodeVoid, ReceiveOptions, receive};
 use gantry_replicate::report::{NamedMachine, State, VERSION, clock};
@@ -13,6 +14,7 @@ use gantry_replicate::{Event, Events, Kept, Report};
 use gantry_wire::{Code, DiskInfo};
 use serde_json::json;
 
+use crate::address::PORT;
 use crate::control::{Control, Role};
 use crate::ends::{self, EraseRule};
 use crate::finisher::{Finish, clear_leftovers};
@@ -31,7 +33,7 @@ pub struct Args {
     #[arg(value_name = "DISK")]
     disks: Vec<String>,
     /// Address and port to listen on.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7878")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([0, 0, 0, 0], PORT)))]
     listen: SocketAddr,
     /// A disk that may be erased although it carries something, by serial number, WWN or path; may be repeated.
     #[arg(long, value_name = "DISK")]
@@ -97,6 +99,8 @@ fn work(args: Args) -> Result<()> {
     } else if disks.iter().all(|disk| disk.end.is_none()) {
         return Err(machine::Refused("no disk may take a replica: see above".to_owned()).into());
     }
+    // Before the code is shown: it is good for nothing if another program has the port.
+    let listener = listen(args.listen)?;
     show_code(args.json, &code, args.code_valid);
     if code_file.is_none() && !args.json {
         events::say("keep the code with --code-file FILE to be able to start this again");
@@ -109,7 +113,6 @@ fn work(args: Args) -> Result<()> {
         job: gantry_wire::code::job_tag(&code),
     };
     let options = ReceiveOptions {
-        listen: args.listen,
         job: gantry_wire::code::job(&code),
         code,
         code_valid: Duration::from_secs(args.code_valid * 60),
@@ -120,7 +123,7 @@ fn work(args: Args) -> Result<()> {
     };
     let runtime = machine::runtime()?;
     let (_control, heard) = Control::open(Role::Receive, None, &events);
-    let kept = runtime.block_on(receive(options, Box::new(finisher), heard));
+    let kept = runtime.block_on(receive(listener, options, Box::new(finisher), heard));
     drop(runtime);
     // Finishing voids the code, as wrong tries and time do.
     let void = kept.as_ref().err().is_none_or(|error| error.is::<CodeVoid>());
@@ -145,6 +148,24 @@ fn work(args: Args) -> Result<()> {
     }
     // Last: a report that cannot be kept must not keep the replica from being started.
     args.keep.keep(&kept)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let port = address.port().checked_add(1).unwrap_or(PORT);
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            let other = SocketAddr::new(address.ip(), port);
+            machine::Refused(format!(
+                "listening on {address}: another program does; end it, or take another port: --listen {other}"
+            ))
+            .into()
+        }
+        ErrorKind::AddrNotAvailable => {
+            machine::Refused(format!("listening on {address}: this machine does not have that address"))
+                .into()
+        }
+        _ => anyhow!(error).context(format!("listening on {address}")),
+    })
 }
 
 fn show_target(json: bool, disk: &DiskInfo) {

@@ -206,6 +206,71 @@ fn an_address_that_cannot_be_one_is_not_dialled() {
     assert!(text(&refused).contains("'10.0.2.300' cannot be an address"), "{}", text(&refused));
 }
 
+/// What only a person can change ends with 3: nothing that restarts a program in vain may try it again.
+#[test]
+fn codes_and_addresses_that_cannot_be_used_are_refusals() {
+    let scratch = Scratch::new();
+    let source = scratch.source(3 * MIB, 8);
+    let (target, file) = (scratch.path("blank"), scratch.path("code"));
+    fs::write(&target, vec![0; 4 * MIB]).unwrap();
+    let file_name = file.display().to_string();
+    let send = || gantry(&["send", "--code-file", &file_name, "127.0.0.1:9"], &[&source]);
+    let receive =
+        |listen: &str| gantry(&["receive", "--code-file", &file_name, "--listen", listen], &[&target]);
+    let refused = |output: &std::process::Output, part: &str| {
+        assert_eq!(output.status.code(), Some(3), "{}", text(output));
+        assert!(text(output).contains(part), "{}", text(output));
+    };
+    refused(&send(), "No such file");
+    refused(&gantry(&["send", "127.0.0.1:9"], &[&source]), "no terminal to ask for the pairing code");
+    fs::write(&file, "BCDE").unwrap();
+    refused(&send(), "a pairing code has 20 letters");
+    refused(&receive("127.0.0.1:0"), "remove it for a new code");
+    fs::remove_file(&file).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = receive(&taken.local_addr().unwrap().to_string());
+    refused(&output, "take another port: --listen 127.0.0.1:");
+    assert!(!text(&output).contains("pairing code"), "a code that is good for nothing: {}", text(&output));
+}
+
+/// What can be known before is told before: not when hours have been spent.
+#[test]
+fn a_place_that_cannot_take_the_report_is_known_before_anything_begins() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.source(3 * MIB, 9), scratch.path("new"));
+    let nowhere = scratch.path("nodir/report").display().to_string();
+    let directory = scratch.path("").display().to_string();
+    for (place, part) in [(&nowhere, "there is no such directory"), (&directory, "is a directory")] {
+        let refused = gantry(&["copy", "--report", place], &[&source, &target]);
+        assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+        assert!(text(&refused).contains(part), "{}", text(&refused));
+        assert!(!target.exists(), "something has begun");
+        let refused = gantry(&["image", "iso", "--output", place], &[]);
+        assert!(!refused.status.success() && text(&refused).contains(part), "{}", text(&refused));
+    }
+    let report = scratch.path("report").display().to_string();
+    let copied = gantry(&["copy", "--report", &report], &[&source, &target]);
+    assert_eq!(copied.status.code(), Some(0), "{}", text(&copied));
+    let left: Vec<_> =
+        fs::read_dir(scratch.path("")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "source, copy and report: {left:?}");
+}
+
+#[test]
+fn a_name_that_is_no_disk_says_what_it_is_instead() {
+    let scratch = Scratch::new();
+    let (source, missing) = (scratch.source(3 * MIB, 10), scratch.path("missing.img"));
+    let directory = scratch.path("");
+    for (output, part) in [
+        (gantry(&["copy"], &[&missing, &scratch.path("x")]), "missing.img: no such file"),
+        (gantry(&["copy"], &[&directory, &scratch.path("x")]), "is a directory"),
+        (gantry(&["verify"], &[&source, &directory]), "is a directory"),
+    ] {
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+}
+
 #[test]
 fn a_target_in_use_by_another_gantry_is_refused() {
     let scratch = Scratch::new();

@@ -179,7 +179,6 @@ impl Set {
         let disks: Vec<_> = self.targets.iter().map(|path| CachedDisk::open(path, power)).collect();
         let (log, events) = Log::new();
         let options = ReceiveOptions {
-            listen: anywhere(),
             code: code(),
             job: *JOB,
             code_valid: Duration::from_secs(600),
@@ -191,7 +190,12 @@ impl Set {
             machine: "target".into(),
             software: "test".into(),
         };
-        let receiver = tokio::spawn(receive(options, Box::new(Marker(Arc::clone(power), arm)), events));
+        let receiver = tokio::spawn(receive(
+            lab::bound(anywhere()),
+            options,
+            Box::new(Marker(Arc::clone(power), arm)),
+            events,
+        ));
         let options = SendOptions {
             address: log.address().await.to_string(),
             code: code(),

@@ -9,7 +9,6 @@ mod stream;
 mod work;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,8 +38,6 @@ use crate::tls::{PublicKey, TlsIdentity, key_of};
 
 /// How a receiver is set up.
 pub struct ReceiveOptions {
-    /// Where to listen.
-    pub listen: SocketAddr,
     /// The pairing code.
     pub code: Code,
     /// First 8 bytes of the job tag, for the labels.
@@ -81,19 +78,19 @@ enum End {
 #[error("{0}")]
 pub struct CodeVoid(String);
 
-/// Takes one machine. Returns when it is committed and the sender has let go.
+/// Takes one machine from whoever dials `listener` and knows the code. Returns when it is committed and the sender has let go.
 ///
 /// # Errors
 /// [`CodeVoid`]; a repair that needs a person, or a sender that does not take the report: [`Stop`]. Lost links are not
 /// errors: it waits.
 pub async fn receive(
+    listener: std::net::TcpListener,
     mut options: ReceiveOptions,
     finisher: Box<dyn Finisher>,
     events: Events,
 ) -> Result<Kept> {
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("listening on {}", options.listen))?;
+    listener.set_nonblocking(true).context("listening")?;
+    let listener = TcpListener::from_std(listener).context("listening")?;
     let address = listener.local_addr().context("asking for the own address")?;
     events.tell(Event::Listening { address: address.to_string() });
     let identity = TlsIdentity::generate()?;

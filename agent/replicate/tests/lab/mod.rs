@@ -181,14 +181,18 @@ async fn start_receiver_as(
     code_valid: Duration,
     log: (Log, Events),
 ) -> Receiver {
-    let options = ReceiveOptions { listen, code_valid, ..receive_options(disks) };
-    start_receiver_by(options, Box::new(NoRepair), log).await
+    let options = ReceiveOptions { code_valid, ..receive_options(disks) };
+    start_receiver_at(listen, options, Box::new(NoRepair), log).await
+}
+
+/// A listener there.
+pub fn bound(address: SocketAddr) -> std::net::TcpListener {
+    std::net::TcpListener::bind(address).unwrap()
 }
 
 /// A receiver's options, to be changed.
 pub fn receive_options(disks: Vec<TargetDisk>) -> ReceiveOptions {
     ReceiveOptions {
-        listen: anywhere(),
         code: code(),
         job: *b"testjob1",
         code_valid: Duration::from_secs(600),
@@ -202,9 +206,18 @@ pub fn receive_options(disks: Vec<TargetDisk>) -> ReceiveOptions {
 pub async fn start_receiver_by(
     options: ReceiveOptions,
     finisher: Box<dyn Finisher>,
+    log: (Log, Events),
+) -> Receiver {
+    start_receiver_at(anywhere(), options, finisher, log).await
+}
+
+async fn start_receiver_at(
+    listen: SocketAddr,
+    options: ReceiveOptions,
+    finisher: Box<dyn Finisher>,
     (log, events): (Log, Events),
 ) -> Receiver {
-    let task = tokio::spawn(receive(options, finisher, events));
+    let task = tokio::spawn(receive(bound(listen), options, finisher, events));
     let address = log.address().await;
     Receiver { task, log, address }
 }
