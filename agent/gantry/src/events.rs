@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use console::Term;
 use gantry_disk::size::human;
 use gantry_replicate::progress::{Figures, Progress};
 use gantry_replicate::{Event, Events, Kept};
@@ -72,7 +73,7 @@ pub fn lines(progress: &Progress) -> Vec<String> {
     let line = |name: &str, figures: &Figures| {
         let percent = (figures.done * 100).checked_div(figures.total).unwrap_or(100);
         let (done, total) = (human(figures.done), human(figures.total));
-        format!("{name}: {percent}% ({done} of {total}), {}", pace(figures, *paused))
+        format!("{name}: {percent}% ({done} of {total}), {}", pace(figures, *paused).concat())
     };
     let mut lines = vec![line(phase, sum)];
     if disks.len() > 1 {
@@ -81,19 +82,31 @@ pub fn lines(progress: &Progress) -> Vec<String> {
     lines
 }
 
-/// How fast, how long yet, and what became of the bytes.
-fn pace(figures: &Figures, paused: bool) -> String {
+/// How fast and how long yet; then, piece by piece, what became of the bytes.
+fn pace(figures: &Figures, paused: bool) -> Vec<String> {
     let Figures { rate, mean, left, read, skipped, sent, saved, .. } = *figures;
-    let mut text = match (paused, left) {
+    let first = match (paused, left) {
         (true, _) => "paused".to_owned(),
         (false, Some(seconds)) => format!("{}/s, {} left", human(rate), clock(seconds)),
         (false, None) => format!("{}/s, unknown time left", human(rate)),
     };
-    text += &format!("; mean {}/s", human(mean));
+    let mut pieces = vec![first, format!("; mean {}/s", human(mean))];
     for (what, bytes) in [("read", read), ("skipped", skipped), ("sent", sent), ("saved", saved)] {
         if bytes > 0 {
-            text += &format!(", {what} {}", human(bytes));
+            pieces.push(format!(", {what} {}", human(bytes)));
         }
+    }
+    pieces
+}
+
+/// As many pieces as there is room for, in characters, and the first in any case: half a number is worse than none.
+fn fitting(pieces: &[String], room: usize) -> String {
+    let mut text = String::new();
+    for piece in pieces {
+        if !text.is_empty() && text.chars().count() + piece.chars().count() > room {
+            break;
+        }
+        text += piece;
     }
     text
 }
@@ -161,10 +174,12 @@ impl Bars {
                     *bars = names.map(|name| self.screen.add(bar(&name))).collect();
                 }
                 let figures = rows.iter().map(|row| &row.figures).chain([&progress.sum]);
+                let width = usize::from(Term::stderr().size().1);
                 for (bar, figures) in bars.iter().zip(figures) {
+                    let room = width.saturating_sub(bar.prefix().chars().count().max(NAME) + BESIDE);
                     bar.set_length(figures.total);
                     bar.set_position(figures.done);
-                    bar.set_message(pace(figures, progress.paused));
+                    bar.set_message(fitting(&pace(figures, progress.paused), room));
                 }
             }
             event => {
@@ -177,9 +192,14 @@ impl Bars {
     }
 }
 
+/// Columns for a bar's name, if it is not longer; and those of all that stands between it and the message.
+const NAME: usize = 8;
+const BESIDE: usize = " ".len() + 20 + " 100% ".len();
+
 fn bar(name: &str) -> ProgressBar {
     let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{prefix:8} {bar:20} {percent:>3}% {wide_msg}") {
+    let template = format!("{{prefix:{NAME}}} {{bar:20}} {{percent:>3}}% {{wide_msg}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
     bar.with_prefix(name.to_owned())
@@ -217,6 +237,16 @@ mod tests {
         let line = "full: 41% (860 MiB of 2 GiB), 20 MiB/s, 1:02:05 left; mean 19 MiB/s, read 900 MiB, sent 300 MiB, \
                     saved 500 MiB";
         assert_eq!(lines(&progress), [line]);
+        // A terminal of 80 columns leaves 45 of them; no number is ever cut.
+        for (room, expected) in [
+            (45, "20 MiB/s, 1:02:05 left; mean 19 MiB/s"),
+            (52, "20 MiB/s, 1:02:05 left; mean 19 MiB/s, read 900 MiB"),
+            (51, "20 MiB/s, 1:02:05 left; mean 19 MiB/s, read 900 MiB"),
+            (50, "20 MiB/s, 1:02:05 left; mean 19 MiB/s"),
+            (3, "20 MiB/s, 1:02:05 left"),
+        ] {
+            assert_eq!(fitting(&pace(&figures, false), room), expected);
+        }
         progress.disks.push(disk("/dev/sdb"));
         progress.paused = true;
         let lines = lines(&progress);
