@@ -7,6 +7,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_disk::label::{HEAD, Label};
+use gantry_disk::size::human;
 use gantry_disk::{DiskError, ErrorKind, Geometry, Identity, ReadAt, Result, SectorSize, WriteAt};
 
 struct Piece {
@@ -35,9 +36,9 @@ impl Replica {
     pub fn new(end: Arc<dyn WriteAt>, source_size: u64, source_sector: SectorSize) -> Result<Self> {
         let refuse = |why: String| Err(DiskError::new(ErrorKind::Unsuitable, &end.identity().path, why));
         if end.size() < source_size {
-            let short = source_size - end.size();
+            let (short, source) = (human(source_size - end.size()), human(source_size));
             return refuse(format!(
-                "taking the replica: {short} bytes too small for a source of {source_size} bytes"
+                "taking the replica: {short} too small for a source of {source}: take a larger disk"
             ));
         }
         if end.sector_size() != source_sector {
@@ -264,7 +265,10 @@ mod tests {
         assert_eq!(replica.pieces().len(), 1);
         let end = Arc::clone(replica.end());
         let error = Replica::new(Arc::clone(&end), 3 * MIB, SectorSize::B512).err().unwrap();
-        assert!(error.to_string().contains("1048576 bytes too small"), "{error}");
+        assert!(
+            error.to_string().contains("1 MiB too small for a source of 3 MiB: take a larger disk"),
+            "{error}"
+        );
         for size in [0, 1000] {
             let error = Replica::new(Arc::clone(&end), size, SectorSize::B512).err().unwrap();
             assert!(error.to_string().contains("no whole number of sectors"), "{error}");

@@ -104,7 +104,7 @@ async fn a_target_that_is_too_small_is_refused_untouched() {
     let receiver = start_receiver(target(&images.target), anywhere()).await;
     let (sender, _) = start_sender(source(&images.source), receiver.address, code());
     let error = format!("{:#}", sender.await.unwrap().unwrap_err());
-    assert!(error.contains("too small by 1048576 bytes"), "{error}");
+    assert!(error.contains("too small by 1 MiB"), "{error}");
     receiver.task.abort();
     assert!(images.contents() == before, "both ends are untouched");
 }

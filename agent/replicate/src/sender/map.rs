@@ -1,6 +1,7 @@
 //! Which source disk goes onto which target disk: as told, or a proposal.
 
 use anyhow::{Context, Result, bail, ensure};
+use gantry_disk::size::human;
 use gantry_wire::DiskInfo;
 
 /// Pairs every source disk with a target disk. `wanted` names pairs by path or serial number; the rest is proposed: in
@@ -58,7 +59,7 @@ fn unfit(source: &DiskInfo, target: &DiskInfo) -> Option<String> {
     } else if target.sector_size != source.sector_size {
         Some(format!("its sectors are {} bytes, the source's {}", target.sector_size, source.sector_size))
     } else if target.size < source.size {
-        Some(format!("too small by {} bytes", source.size - target.size))
+        Some(format!("too small by {}: a larger disk is needed", human(source.size - target.size)))
     } else {
         None
     }
@@ -99,9 +100,11 @@ mod tests {
         let sources = [disk("a", 10, 512, "")];
         let targets = [disk("x", 5, 512, ""), disk("y", 20, 4096, ""), disk("z", 20, 512, "carries ext4")];
         let error = pair(&sources, &targets, &[]).unwrap_err().to_string();
-        for part in
-            ["x: too small by 5 bytes", "y: its sectors are 4096 bytes, the source's 512", "z: carries ext4"]
-        {
+        for part in [
+            "x: too small by 5 B: a larger disk is needed",
+            "y: its sectors are 4096 bytes, the source's 512",
+            "z: carries ext4",
+        ] {
             assert!(error.contains(part), "{error}");
         }
         let told = [("a".to_owned(), "nowhere".to_owned())];
