@@ -74,10 +74,16 @@ impl Program {
 
 /// Runs `gantry image`.
 pub fn run(command: Command) -> Result<ExitCode> {
-    let packages = Packages::new(&cache_directory()?)?;
+    if let Command::Iso { output, .. } = &command {
+        report::try_place(output)?;
+    }
+    let cache = cache_directory()?;
+    let packages = Packages::new(&cache)?;
+    if packages.is_empty()? {
+        println!("fetching Debian packages into {}: this takes a few minutes, once", cache.display());
+    }
     let output = match &command {
         Command::Iso { output, content } => {
-            report::try_place(output)?;
             let baked = Baked::new(&content.args)?;
             iso::build(&packages, &content.program.compose(&packages)?, &baked, output)?;
             output

@@ -44,14 +44,25 @@ impl Packages {
     /// Works in the given cache directory.
     pub fn new(cache: &Path) -> Result<Packages> {
         for directory in ["debs/partial", "trees", "apt"] {
-            fs::create_dir_all(cache.join(directory))
-                .with_context(|| format!("making {directory} in {}", cache.display()))?;
+            fs::create_dir_all(cache.join(directory)).with_context(|| {
+                format!("making {directory} in {}; GANTRY_CACHE names another place", cache.display())
+            })?;
         }
         let status = cache.join("apt/status");
         if !status.exists() {
             fs::write(&status, "").context("making an empty package status")?;
         }
         Ok(Packages { cache: cache.to_owned(), known: Mutex::default(), used: Mutex::default() })
+    }
+
+    /// Whether nothing has been fetched yet.
+    ///
+    /// # Errors
+    /// The cache cannot be read.
+    pub fn is_empty(&self) -> Result<bool> {
+        let debs = self.cache.join("debs");
+        let mut found = fs::read_dir(&debs).with_context(|| format!("looking into {}", debs.display()))?;
+        Ok(!found.any(|file| file.is_ok_and(|file| file.path().extension().is_some_and(|end| end == "deb"))))
     }
 
     /// The same cache with its own account of what was used.
