@@ -90,6 +90,7 @@ fn work(args: Args) -> Result<()> {
             machine::Refused(format!("{name}: the appliance receives onto its own disks only")).into()
         );
     }
+    rule.erase.iter().chain(&rule.base).try_for_each(|name| is_taken(name, &args.disks))?;
     let disks = ends::targets(&args.disks, &rule, &code)?;
     disks.iter().for_each(|disk| show_target(args.json, &disk.info));
     let committed = ends::committed_mark(&disks, &code);
@@ -148,6 +149,17 @@ fn work(args: Args) -> Result<()> {
     }
     // Last: a report that cannot be kept must not keep the replica from being started.
     args.keep.keep(&kept)
+}
+
+/// A file, an image or an export is a target only if it is named as one; permission to erase it does not do that.
+fn is_taken(permitted: &str, disks: &[String]) -> Result<()> {
+    let name = EndName::parse(permitted)?;
+    let disk = matches!(&name, EndName::Plain(path) if !path.is_file());
+    if disk || disks.iter().any(|other| EndName::parse(other).is_ok_and(|other| other.means(&name))) {
+        return Ok(());
+    }
+    let why = format!("{permitted}: it may be erased, but is no target: name it as a disk, too: {permitted}");
+    Err(machine::Refused(why).into())
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {

@@ -39,6 +39,19 @@ fn a_target_of_receive_that_carries_something_is_refused_untouched() {
     assert!(fs::read(&target).unwrap() == before);
 }
 
+#[test]
+fn what_may_be_erased_must_be_a_target() {
+    let scratch = Scratch::new();
+    let target = scratch.old_disk(20 * MIB);
+    let before = fs::read(&target).unwrap();
+    for option in ["--erase", "--base"] {
+        let refused = gantry(&["receive", "--listen", "127.0.0.1:0", option], &[&target]);
+        assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
+        assert!(text(&refused).contains("name it as a disk, too"), "{}", text(&refused));
+    }
+    assert!(fs::read(&target).unwrap() == before);
+}
+
 /// A receiver on an old disk with the right code in `code`, and where it listens; a file with another code in `other`.
 fn waiting(scratch: &Scratch, target: &Path, more: &[&str]) -> (Running, String) {
     for (name, letter) in [("code", 1), ("other", 2)] {
