@@ -63,8 +63,14 @@ pub fn done(kept: &Kept, more: &Value) {
 /// One plain line; none of these with `--json`.
 pub fn say(line: &str) {
     // Some of this is a peer's text: it must not steer the terminal.
-    let plain: String = line.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect();
-    let _ = writeln!(std::io::stdout(), "{plain}");
+    let _ = writeln!(std::io::stdout(), "{}", plain(line));
+}
+
+/// Text that stays where it is put: tabs, which are in the files that repair's plan shows, become spaces, and whatever else
+/// steers a terminal but for line ends becomes a question mark.
+fn plain(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
+    text.replace('\t', "    ").chars().map(plain).collect()
 }
 
 /// How far a phase is, in words: a line for all disks, and one for each if there are several.
@@ -217,6 +223,11 @@ mod tests {
     use gantry_replicate::progress::DiskProgress;
 
     use super::*;
+
+    #[test]
+    fn text_does_not_steer_the_terminal_and_tabs_are_no_question_marks() {
+        assert_eq!(plain("+\tGRUB_CMDLINE\n\u{1b}[2J\u{7f}\r"), "+    GRUB_CMDLINE\n?[2J??");
+    }
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long_yet() {

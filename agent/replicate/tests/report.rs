@@ -325,6 +325,31 @@ impl Finisher for Wordy {
     }
 }
 
+/// Says very much at once, as a repair shows its plan.
+struct Chatty;
+impl Finisher for Chatty {
+    fn finish(&self, _: &mut [FinishDisk], _: &mut Report, tell: &dyn Fn(Stage, &str)) -> anyhow::Result<()> {
+        (0..500).for_each(|line| tell(Stage::Repairing, &format!("-\tline {line}")));
+        Ok(())
+    }
+}
+
+/// What is shown on the target's console is shown on the source's, line by line.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_finishing_reaches_the_source() {
+    let images = Images::new(SIZE, SIZE, seed());
+    let options = receive_options(vec![TargetDisk::usable(target(&images.target))]);
+    let receiver = start_receiver_by(options, Box::new(Chatty), Log::new()).await;
+    let (sender, log) = start_sender(source(&images.source), receiver.address, code());
+    done(sender, receiver).await;
+    let line = |event: &Event| match event {
+        Event::Stage { text } => text.strip_prefix("-\tline ").map(str::to_owned),
+        _ => None,
+    };
+    let heard: Vec<String> = log.0.lock().unwrap().iter().filter_map(line).collect();
+    assert_eq!(heard, (0..500).map(|line| line.to_string()).collect::<Vec<_>>());
+}
+
 /// A repair that is too long for the wire is left out; what cannot be left out is refused before the commit, and told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_too_long_is_seen_before_the_commit() {

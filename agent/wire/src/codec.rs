@@ -125,15 +125,15 @@ impl<'a> Decoder<'a> {
         within(u64::from(found), limit as u64, field).map(|count| count as usize)
     }
     /// Text of at most `limit` bytes. It ends up on a terminal or in a log, which it must not steer: of the control
-    /// characters only line breaks are kept, the rest becomes question marks.
+    /// characters only line breaks and tabs are kept, the rest becomes question marks.
     pub fn text(&mut self, limit: usize, field: &'static str) -> Result<String, WireError> {
         let length = within(u64::from(self.u16(field)?), limit as u64, field)? as usize;
         let text = std::str::from_utf8(self.raw(length, field)?).map_err(|_| WireError::Text(field))?;
-        Ok(text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect())
+        Ok(text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '?' } else { c }).collect())
     }
     /// A name: text of one line.
     pub fn name(&mut self, limit: usize, field: &'static str) -> Result<String, WireError> {
-        Ok(self.text(limit, field)?.replace('\n', "?"))
+        Ok(self.text(limit, field)?.replace(['\n', '\t'], "?"))
     }
     /// Bytes after their length, at most `limit`.
     pub fn blob(&mut self, limit: usize, field: &'static str) -> Result<&'a [u8], WireError> {

@@ -137,8 +137,8 @@ fn lengths_that_lie_are_refused() {
 
 #[test]
 fn a_peers_text_does_not_steer_the_terminal() {
-    let text = "one\ntwo \x1b]0;title\x07 \u{9b}2J".to_owned();
-    let said = Message::Progress { text: "one\ntwo ?]0;title? ?2J".to_owned() };
+    let text = "one\n\ttwo \x1b]0;title\x07 \u{9b}2J".to_owned();
+    let said = Message::Progress { text: "one\n\ttwo ?]0;title? ?2J".to_owned() };
     assert_eq!(decode_frame(&Message::Progress { text }.to_frame()), said);
 }
 

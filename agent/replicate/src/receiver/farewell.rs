@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use gantry_wire::Message;
 use tokio::sync::watch;
 
-use super::session::Finish;
+use super::session::{Finish, Finishing};
 use crate::kept::{End, Kept, sign};
 use crate::link::{Inbox, Outbox, PeerFault};
 use crate::report::Report;
@@ -26,19 +26,25 @@ pub enum Ending {
     Stumbled(String),
 }
 
-/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go.
+/// Follows the finishing thread after [`Message::Finish`]; returns when the sender has let go. A sender that has lost its
+/// link hears from the beginning what was said: it may be another process.
 pub async fn follow(
-    mut finish: watch::Receiver<Finish>,
+    mut finish: watch::Receiver<Finishing>,
     inbox: &mut Inbox,
     outbox: &Outbox,
     identity: &TlsIdentity,
 ) -> Result<Ending> {
+    let mut heard = 0;
     loop {
-        let state = finish.borrow_and_update().clone();
+        let (news, state) = {
+            let finishing = finish.borrow_and_update();
+            (finishing.said.since(&mut heard), finishing.state.clone())
+        };
+        for text in news {
+            outbox.say(Message::Progress { text }).await?;
+        }
         match state {
-            Finish::Working(_, text) => {
-                outbox.say(Message::Progress { text }).await?;
-            }
+            Finish::Working(_) => {}
             Finish::Failed(text) => return Ok(Ending::Failed(text)),
             Finish::Stumbled(text) => return Ok(Ending::Stumbled(text)),
             Finish::Committed(report) => return part(*report, inbox, outbox, identity).await,

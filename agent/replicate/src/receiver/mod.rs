@@ -4,6 +4,7 @@ mod compare;
 mod door;
 mod epoch;
 mod farewell;
+mod said;
 mod session;
 mod stream;
 mod work;
@@ -24,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::door::{Arrival, Door};
 use self::farewell::Ending;
-use self::session::{Finish, Session};
+use self::session::{Finish, Finishing, Session};
 pub use self::session::{TargetDisk, disk_info};
 use self::work::fault_of;
 use crate::commit::{Finisher, Verified, finish};
@@ -234,7 +235,7 @@ impl Host {
         let offer = Message::Offer { version, stage, machine: self.options.machine.clone(), disks };
         outbox.say(offer).await?;
         if let Some(committed) = committed {
-            let finish = watch::channel(committed).1;
+            let finish = watch::channel(Finishing::new(committed)).1;
             return farewell::follow(finish, inbox, outbox, &self.identity).await;
         }
         if stage == Stage::Receiving {
@@ -327,8 +328,9 @@ impl Host {
         }
         let labels =
             (0..session.disks.len()).map(|i| session.label(i, LabelStage::Repairing)).collect::<Vec<_>>();
-        let working = Finish::Working(Stage::Repairing, "the replica is verified".to_owned());
-        let (state, watch) = watch::channel(working);
+        let mut finishing = Finishing::new(Finish::Working(Stage::Repairing));
+        finishing.said.push("the replica is verified".to_owned());
+        let (finishing, watch) = watch::channel(finishing);
         session.finish = Some(watch);
         let disks = Arc::clone(&session.disks);
         let (finisher, events) = (Arc::clone(&self.finisher), self.events.clone());
@@ -341,7 +343,10 @@ impl Host {
             let verified: Vec<_> = verified.collect();
             let tell = |stage: Stage, text: &str| {
                 events.tell(Event::Stage { text: text.to_owned() });
-                state.send_replace(Finish::Working(stage, text.to_owned()));
+                finishing.send_modify(|finishing| {
+                    finishing.said.push(text.to_owned());
+                    finishing.state = Finish::Working(stage);
+                });
             };
             let end = match finish(&verified, &*finisher, &mut report, &tell, &events) {
                 Ok(()) => {
@@ -351,7 +356,7 @@ impl Host {
                 Err(error) if fault_of(&error) == Fault::Disk => Finish::Stumbled(format!("{error:#}")),
                 Err(error) => Finish::Failed(format!("{error:#}")),
             };
-            state.send_replace(end);
+            finishing.send_modify(|finishing| finishing.state = end);
         };
         std::thread::Builder::new()
             .name("finish".to_owned())

@@ -13,6 +13,7 @@ use gantry_wire::{DiskInfo, Extent, Stage};
 use tokio::sync::watch;
 
 use super::compare::Asked;
+use super::said::Said;
 use crate::chunkset::ChunkSet;
 use crate::groups::GroupNodes;
 use crate::progress::Tally;
@@ -126,11 +127,27 @@ impl SessionDisk {
     }
 }
 
-/// What the finishing thread last said.
+/// The finishing thread, as others see it.
+#[derive(Debug)]
+pub struct Finishing {
+    /// What it has said.
+    pub said: Said,
+    /// How far it is.
+    pub state: Finish,
+}
+
+impl Finishing {
+    /// Nothing said yet.
+    pub fn new(state: Finish) -> Self {
+        Self { said: Said::default(), state }
+    }
+}
+
+/// How far the finishing thread is.
 #[derive(Debug, Clone)]
 pub enum Finish {
     /// At work.
-    Working(Stage, String),
+    Working(Stage),
     /// Committed; the report.
     Committed(Box<Report>),
     /// It could not: a person must change something. The disks still carry their labels.
@@ -150,7 +167,7 @@ pub struct Session {
     /// Its disks, in the order of the sender's Assign.
     pub disks: Arc<Vec<SessionDisk>>,
     /// Finishing, once it has begun.
-    pub finish: Option<watch::Receiver<Finish>>,
+    pub finish: Option<watch::Receiver<Finishing>>,
     /// What is kept.
     pub report: Report,
 }
@@ -282,9 +299,9 @@ impl Session {
 
     /// Where it stands, for the offer.
     pub fn stage(&self) -> Stage {
-        match self.finish.as_ref().map(|finish| finish.borrow().clone()) {
+        match self.finish.as_ref().map(|finish| finish.borrow().state.clone()) {
             None | Some(Finish::Failed(_) | Finish::Stumbled(_)) => Stage::Receiving,
-            Some(Finish::Working(stage, _)) => stage,
+            Some(Finish::Working(stage)) => stage,
             Some(Finish::Committed(_)) => Stage::Committed,
         }
     }
