@@ -221,7 +221,7 @@ impl Crossing {
         let mut target =
             self.switch_on(self.target_machine(), &format!("gantry.role=receive {arguments}"))?;
         let ready = target.console.wait_unless(READY, FATAL, Limit::quiet(30))?;
-        self.evidence.time("target: power-on to ready", ready.at)?;
+        self.evidence.time("1.1 target: power-on to ready", ready.at)?;
         let found = both(
             &mut target.console,
             [r"pairing code: ([A-Z]{4}(?:-[A-Z]{4}){4})", r"listening on \S+:7878"],
@@ -241,7 +241,7 @@ impl Crossing {
             format!("gantry.role=send gantry.then=poweroff gantry.target={target} gantry.code={code}");
         let mut source = self.switch_on(self.source_machine(), &arguments)?;
         let ready = source.console.wait_unless(READY, FATAL, Limit::quiet(30))?;
-        self.evidence.time("source: power-on to ready", ready.at)?;
+        self.evidence.time("2.1 source: power-on to ready", ready.at)?;
         self.watch.lap("2 source ready")?;
         Ok(source)
     }
@@ -255,8 +255,8 @@ impl Crossing {
         target.console.wait_unless(r"role receive exited with 0", FATAL, Limit::quiet(300))?;
         self.watch.lap("3 copied, verified, repaired")?;
         let text = target.console.text();
-        for (phase, seconds) in phases(&text) {
-            self.evidence.time(&format!("3 target: {phase}"), seconds)?;
+        for (i, (phase, seconds)) in phases(&text).into_iter().enumerate() {
+            self.evidence.time(&format!("3.{} target: {phase}", i + 1), seconds)?;
         }
         if self.start != Start::Kernel {
             return Ok(target);

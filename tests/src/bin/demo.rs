@@ -14,7 +14,7 @@ use gantry_tests::crossing::{Crossing, Start};
 use gantry_tests::guest::Recipe;
 use regex::bytes::Regex;
 
-/// What is worth showing of a serial line.
+/// What is worth showing of a serial log: such lines, and the indented ones that belong to them.
 const WORTH: &str = r"^(gantry: |full|compare|epoch|paired|listening|verified|repair|edit|state|phase|hand-over|committed|GUEST-PROOF|disk |link lost|no link|.*login:)";
 
 fn main() -> Result<()> {
@@ -46,7 +46,12 @@ fn main() -> Result<()> {
     let times = std::fs::read(evidence.join("timings.json")).context("reading the times")?;
     let times: BTreeMap<String, f64> = serde_json::from_slice(&times).context("reading the times")?;
     say("times in seconds");
-    times.iter().for_each(|(phase, seconds)| println!("{seconds:8.1}  {phase}"));
+    // Their names sort as the steps followed each other; what is part of a step (3.2) is indented.
+    for (phase, seconds) in &times {
+        let part = phase.split_once(' ').is_some_and(|(number, _)| number.contains('.'));
+        let indent = if part { "    " } else { "" };
+        println!("{indent}{seconds:8.1}  {phase}");
+    }
     let picture = evidence.join("target.arrived.png");
     ensure!(picture.is_file(), "no picture of the migrated machine: {}", picture.display());
     say(
@@ -79,7 +84,7 @@ fn follow(log: &Path, name: &str, colour: &str, over: &AtomicBool) -> Result<()>
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     };
-    let mut line = Vec::new();
+    let (mut line, mut shown) = (Vec::new(), false);
     loop {
         let mut fresh = Vec::new();
         file.read_to_end(&mut fresh).context("reading a serial log")?;
@@ -92,7 +97,8 @@ fn follow(log: &Path, name: &str, colour: &str, over: &AtomicBool) -> Result<()>
         }
         for byte in fresh {
             if byte == b'\n' {
-                if worth.is_match(&line) {
+                shown = worth.is_match(&line) || (shown && line.starts_with(b"  "));
+                if shown {
                     let text = String::from_utf8_lossy(&line);
                     writeln!(std::io::stdout(), "{}  {}", in_colour(colour, name), text.trim_end())?;
                 }
