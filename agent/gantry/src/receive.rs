@@ -39,7 +39,8 @@ pub struct Args {
     #[arg(long, value_name = "DISK")]
     erase: Vec<String>,
     /// A disk that carries an older copy of the source (brought by courier, restored from a backup, an earlier replica):
-    /// it is compared and only what differs crosses. It may be overwritten like one named by --erase; may be repeated.
+    /// it is compared and only what differs crosses (head and tail, a MiB each, always do). It may be overwritten like one
+    /// named by --erase; may be repeated.
     #[arg(long, value_name = "DISK")]
     base: Vec<String>,
     /// Where the pairing code is, or is to be kept for a restart; without it a new one is made.
