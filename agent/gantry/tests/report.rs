@@ -217,8 +217,8 @@ fn the_source_of_a_changed_replica_is_not_equal() {
 fn a_report_that_cannot_be_kept_is_an_error_of_its_own() {
     let scratch = Scratch::new();
     let (source, target) = (scratch.source(9 * MIB, 23), scratch.path("made"));
-    let report = scratch.path("no-such-folder/report").display().to_string();
-    let copied = gantry(&["copy", "--json", "--report", &report], &[&source, &target]);
+    // What is seen to be wrong before is a refusal; this device takes nothing, and says so only when it is written to.
+    let copied = gantry(&["copy", "--json", "--report", "/dev/full"], &[&source, &target]);
     assert_eq!(copied.status.code(), Some(1), "{}", text(&copied));
     let said = text(&copied);
     assert!(said.contains("\"event\":\"done\"") && said.contains("the report could not be kept"), "{said}");
