@@ -36,7 +36,7 @@ async fn spoilt_bytes_end_the_epoch_and_nothing_else() {
     let first = random.next() as usize % troubles.len();
     for round in 0..rounds {
         // Towards the sender hardly more than handshakes and acknowledgements flow.
-        let (way, far) = if round % 2 == 0 { (0, 6 * MIB) } else { (1, 2000) };
+        let (way, far) = if round % 2 == 0 { (0, 2 * MIB) } else { (1, 2000) };
         let trouble = troubles[(first + round + round / 4) % troubles.len()];
         let before = log.0.lock().unwrap().iter().filter(|event| lost(event).is_some()).count();
         proxy.spoil(way, random.next() % far, trouble, Random(random.next()));

@@ -154,7 +154,7 @@ fn a_copy_leaves_out_what_no_file_uses() {
     assert_used_only(&images);
 
     let compare = |whole: bool| {
-        let ends = [&images.source, &images.target].map(|path| ImageFile::open_source(path).unwrap());
+        let ends = [&images.source, &images.target].map(|path| ImageFile::open_reader(path).unwrap());
         verify(&ends[0], &ends[1], whole, &Events::nowhere()).unwrap()
     };
     let found = compare(false);
